@@ -1,0 +1,1 @@
+"""Serve many DNN models under latency objectives with deferred batch scheduling."""
