@@ -1,0 +1,26 @@
+# Staggered execution (paper, section 3): N GPUs run batches of b one after another, shifted by l(b) / N, so a
+# request waits at most l(b) / N for its batch to start and l(b) for it to end.
+
+from libc.stdint cimport int32_t, int64_t
+from libc.math cimport floor
+
+
+# The largest b in 1..batch_size_max with l(b) + l(b) / gpus <= budget, times `share`, at least 1.
+cdef inline int32_t staggered_batch_size(const int64_t* latency, int32_t batch_size_max, double gpus, double budget_ns,
+                                         double share) noexcept nogil:
+    cdef int32_t low = 0
+    cdef int32_t high = batch_size_max
+    cdef int32_t middle
+    cdef double duration
+    cdef int32_t size
+    if gpus <= 0.0:
+        return 1
+    while low < high:
+        middle = low + (high - low + 1) // 2
+        duration = <double>latency[middle]
+        if duration + duration / gpus <= budget_ns:
+            low = middle
+        else:
+            high = middle - 1
+    size = <int32_t>floor(<double>low * share)
+    return size if size > 1 else 1
