@@ -1,0 +1,126 @@
+# distutils: language = c++
+"""Glue the scheduling core to rings: events in, plans into one lane per GPU, drops into the outcome ring.
+
+Every request that was pushed leaves through exactly one message: as an id in a plan, or in the outcome ring with the
+reason of its drop or the acknowledgement of its cancellation. Only then may its slot be used again.
+"""
+
+from libc.stdlib cimport free
+
+from symphony.core.engine cimport (
+    DECISION_DISPATCH,
+    DROP_NOT_READY,
+    EVENT_OK,
+    EVENT_UNKNOWN_GPU,
+    EVENT_UNKNOWN_MODEL,
+    Engine,
+    NativeDecision,
+)
+
+# An advance takes so many events at most, so that a flood of arrivals cannot delay decisions that are due.
+cdef int EVENTS_PER_ADVANCE_MAX = 8192
+
+
+cdef class Driver:
+    """Own the core and its rings; see driver.pxd for who may call what."""
+
+    def __cinit__(self, Engine engine not None, size_t batch_size_max):
+        """Make rings that cannot overflow: one event and one outcome per request slot, two plans and a spare per GPU."""
+        cdef int32_t gpu
+        cdef MessageRing* lane
+        self.engine = engine
+        self.ring.reset(4 * <size_t>engine.request_count_max + 4096)
+        self.outcomes.reset(2 * <size_t>engine.request_count_max + 64)
+        for gpu in range(engine.gpu_count_max):
+            lane = new MessageRing()
+            lane.reset(3 * (batch_size_max + PLAN_WORD_COUNT + 1))
+            self.lanes.push_back(unique_ptr[MessageRing](lane))
+
+    cdef cbool push(self, const DriverEvent& event) noexcept nogil:
+        return self.ring.push(event)
+
+    cdef int64_t advance(self, int64_t now) noexcept nogil:
+        """Take waiting events, let the core decide, perform it; return when to be called next (now: at once)."""
+        cdef DriverEvent event
+        cdef int taken = 0
+        cdef int status
+        self.touched_gpus.clear()
+        self.has_outcomes = False
+        self.engine.begin(now)
+        while taken < EVENTS_PER_ADVANCE_MAX and self.ring.pop(event):
+            taken += 1
+            status = self.apply(event)
+            if event.table != NULL:
+                free(event.table)
+            if status != EVENT_OK and self.fault == 0:
+                self.fault = status
+        self.engine.run(now)
+        self.perform(now)
+        if not self.ring.empty():
+            return now
+        return self.engine.wakeup()
+
+    cdef int apply(self, const DriverEvent& event) noexcept nogil:
+        cdef int status
+        if event.kind == ON_REQUEST_ARRIVED:
+            status = self.engine.request_arrived(event.slot, event.model, event.at_ns, event.priority)
+            if status == EVENT_UNKNOWN_MODEL:
+                # The model left while the request was on its way.
+                self.report(event.slot, DROP_NOT_READY)
+                return EVENT_OK
+            return status
+        if event.kind == ON_REQUEST_CANCELLED:
+            if event.slot < self.engine.request_count_max and self.engine.live[event.slot] != 0:
+                self.engine.request_cancelled(event.slot)
+                self.report(event.slot, OUTCOME_CANCELLED)
+            return EVENT_OK
+        if event.kind == ON_BATCH_STARTED:
+            return self.engine.batch_started(event.plan_id, event.gpu, event.at_ns)
+        if event.kind == ON_BATCH_FINISHED:
+            return self.engine.batch_finished(event.plan_id, event.gpu, event.at_ns)
+        if event.kind == ON_MODEL_ADDED:
+            return self.engine.model_added(event.model, event.at_ns, <int32_t>event.slot, event.table[0], event.table[1],
+                                      event.priority)
+        if event.kind == ON_MODEL_REMOVED:
+            return self.engine.model_removed(event.model)
+        if event.kind == ON_PROFILE_CHANGED:
+            return self.engine.profile_changed(event.model, event.gpu, event.table)
+        if event.kind == ON_MARGIN_CHANGED:
+            return self.engine.margin_changed(event.model, event.at_ns)
+        if event.kind == ON_GPU_JOINED:
+            return self.engine.gpu_joined(event.gpu, event.model)
+        if event.kind == ON_GPU_LEFT:
+            return self.engine.gpu_left(event.gpu)
+        if event.kind == ON_GPU_DRAINED:
+            return self.engine.gpu_drained(event.gpu, True)
+        if event.kind == ON_GPU_RESTORED:
+            return self.engine.gpu_drained(event.gpu, False)
+        if event.kind == ON_MODEL_PLACED:
+            return self.engine.model_placed(event.model, event.gpu)
+        return self.engine.model_evicted(event.model, event.gpu)
+
+    cdef void report(self, uint32_t slot, uint64_t reason) noexcept nogil:
+        cdef uint64_t word = reason << 32 | slot
+        self.has_outcomes = True
+        self.outcomes.push(&word, 1, NULL, 0)
+
+    cdef void perform(self, int64_t now) noexcept nogil:
+        cdef NativeDecision decision
+        cdef uint64_t[PLAN_WORD_COUNT] words
+        cdef size_t i
+        for i in range(self.engine.decisions.size()):
+            decision = self.engine.decisions[i]
+            if decision.kind != DECISION_DISPATCH:
+                self.drop_count += 1
+                self.report(self.engine.ids[decision.first], <uint64_t>decision.reason)
+                continue
+            self.dispatch_count += 1
+            words[PLAN_ID] = decision.plan_id
+            words[PLAN_MODEL] = <uint64_t>decision.model
+            words[PLAN_START_AT] = <uint64_t>decision.start_at_ns
+            words[PLAN_FINISH_AT] = <uint64_t>decision.finish_at_ns
+            words[PLAN_DECIDED_AT] = <uint64_t>now
+            if not self.lanes[decision.gpu].get().push(words, PLAN_WORD_COUNT, &self.engine.ids[decision.first],
+                                                       decision.count):
+                self.fault = EVENT_UNKNOWN_GPU
+            self.touched_gpus.push_back(decision.gpu)
