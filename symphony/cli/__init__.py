@@ -1,0 +1,1 @@
+"""Offer everything at the command line: `symphony serve`, `profile`, `bench`."""

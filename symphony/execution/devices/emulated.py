@@ -1,0 +1,145 @@
+"""Emulate a GPU in real time: a batch of b takes l(b), with seeded jitter and faults, and no computing.
+
+The scheduler cannot tell it from a real one. Batches follow each other without a gap on the device's own timeline,
+as on a CUDA stream whose next batch was enqueued while the last one ran. An output holds the first bytes of the
+request's first input (repeated if it is shorter; zeros for BYTES), so that a client can check that each answer is its own.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from symphony.config import EmulatedSpec, ModelConfig, TensorSpec
+from symphony.execution.devices.base import DeviceError, Tensors
+from symphony.units import ms_to_ns
+from symphony.wire.tensors import NUMPY_DTYPES
+
+
+class EmulatedDevice:
+    """One emulated GPU with its own timeline."""
+
+    kind = "emulated"
+    model = "emulated"
+    is_synchronous = False
+
+    def __init__(self, index: int) -> None:
+        self.name = f"emulated:{index}"
+        self.index = index
+        self.busy_until_ns = 0
+
+    def enter_thread(self) -> None:
+        """Do nothing: no library needs preparing."""
+
+    def load(self, config: ModelConfig, folder: Path) -> EmulatedModel:
+        """Return the model; only `format = "emulated"` can be emulated (configuration checks that)."""
+        if config.emulated is None:
+            raise DeviceError(
+                f'model "{config.name}" has format "{config.format}": an emulated device runs only format "emulated" '
+                'with an [emulated] table; add one or take "emulated" out of its devices'
+            )
+        return EmulatedModel(self, config, config.emulated)
+
+    def renew(self) -> EmulatedDevice:
+        """Return a fresh device with an empty timeline."""
+        return EmulatedDevice(self.index)
+
+
+class EmulatedModel:
+    """A declared latency profile that answers with the first bytes of its input."""
+
+    def __init__(self, device: EmulatedDevice, config: ModelConfig, spec: EmulatedSpec) -> None:
+        self.config = config
+        self._device = device
+        self._spec = spec
+        self._latency_ns = latency_table_ns(config)
+        self._random = random.Random(f"{spec.seed}/{device.index}/{config.name}")
+        self._batch_count = 0
+
+    def launch(self, inputs: Sequence[Tensors]) -> EmulatedFlight:
+        """Put the batch at the end of the device's timeline; raise DeviceError for an injected failure."""
+        spec = self._spec
+        self._batch_count += 1
+        count = self._batch_count
+        if spec.fail_every and count % spec.fail_every == 0:
+            raise DeviceError(f'model "{self.config.name}": injected failure of batch {count} (emulated.fail_every)')
+        duration_ns = self._latency_ns[len(inputs) - 1]
+        if spec.jitter:
+            duration_ns = max(1, round(duration_ns * (1.0 + spec.jitter * self._random.gauss(0.0, 1.0))))
+        started_ns = max(time.monotonic_ns(), self._device.busy_until_ns)
+        ends_at_ns = started_ns + duration_ns
+        self._device.busy_until_ns = ends_at_ns
+        batch_size = len(inputs)
+        if spec.wrong_shape_every and count % spec.wrong_shape_every == 0:
+            raise DeviceError(
+                f'model "{self.config.name}": injected wrong output shape in batch {count} (emulated.wrong_shape_every)'
+            )
+        outputs = {out.name: _echo(self.config.inputs[0], out, inputs, batch_size) for out in self.config.outputs}
+        hangs = bool(spec.hang_every) and count % spec.hang_every == 0
+        return EmulatedFlight(started_ns, ends_at_ns, outputs, hangs)
+
+
+class EmulatedFlight:
+    """A batch on an emulated timeline. One that hangs ends only when abandoned."""
+
+    def __init__(self, started_ns: int, ends_at_ns: int, outputs: Tensors, hangs: bool) -> None:
+        self.started_ns = started_ns
+        self.ends_at_ns: int | None = None if hangs else ends_at_ns
+        self._outputs = outputs
+        self._abandoned = threading.Event()
+
+    def wait(self) -> Tensors:
+        """Return the outputs once the timeline has passed the batch."""
+        if self.ends_at_ns is None:
+            self._abandoned.wait()
+            raise DeviceError("the batch hung until it was abandoned")
+        left_ns = self.ends_at_ns - time.monotonic_ns()
+        if left_ns > 0:
+            time.sleep(left_ns / 1e9)
+        return self._outputs
+
+    def abandon(self) -> None:
+        """Let a hanging `wait` go."""
+        self._abandoned.set()
+
+
+def latency_table_ns(config: ModelConfig) -> tuple[int, ...]:
+    """Return l(1..batch_size_max) in nanoseconds as the model's [emulated] table declares it."""
+    spec = config.emulated
+    if spec is None:
+        raise DeviceError(f'model "{config.name}" declares no [emulated] table')
+    if spec.latency_ms is not None:
+        return tuple(ms_to_ns(value) for value in spec.latency_ms)
+    alpha, beta = spec.alpha_ms or 0.0, spec.beta_ms or 0.0
+    return tuple(max(1, ms_to_ns(alpha * b + beta)) for b in range(1, config.batch_size_max + 1))
+
+
+def _echo(
+    source: TensorSpec, target: TensorSpec, inputs: Sequence[Tensors], batch_size: int
+) -> np.ndarray[Any, Any]:
+    shape = (batch_size, *target.shape)
+    if target.datatype == "BYTES":
+        empty = np.empty(shape, dtype=object)
+        empty.fill(b"")
+        return empty
+    dtype = np.dtype(NUMPY_DTYPES[target.datatype])
+    wanted = math.prod(target.shape) * dtype.itemsize
+    if source.datatype == "BYTES":
+        return np.zeros(shape, dtype=dtype)
+    raw = np.empty((batch_size, wanted), dtype=np.uint8)
+    for row, tensors in zip(raw, inputs, strict=True):
+        data = np.ascontiguousarray(tensors[source.name]).reshape(-1).view(np.uint8)
+        if data.size >= wanted:
+            row[:] = data[:wanted]
+        else:
+            row[:] = np.resize(data, wanted)
+    if target.datatype == "BOOL":
+        raw = (raw != 0).astype(np.uint8)
+    return raw.view(dtype).reshape(shape)

@@ -1,0 +1,250 @@
+"""Run one device's plans: a thread that launches and, for devices that compute by themselves, one that waits.
+
+The launcher takes plans from the scheduling loop (waiting without the GIL), gathers the requests' inputs and launches;
+the completer waits for each flight, tells the loop that the device is free, and hands the batch over. So the next
+batch's inputs are gathered and copied while the last one still runs. A synchronous device (cpu) computes inside `launch` and
+needs no completer.
+
+A worker whose batch hangs is abandoned, not waited for: its threads end when they wake up, what it would still say is
+ignored, and the node starts another worker in its place.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from symphony.driver.requests import PendingRequest
+from symphony.execution.devices import Device, DeviceError, Flight, LoadedModel, Tensors
+
+JOIN_S = 0.2
+"""How long `abandon` waits for a launcher that is not stuck."""
+
+
+class Plan(Protocol):
+    """What the worker reads of a plan (symphony.loop.Plan)."""
+
+    plan_id: int
+    gpu: int
+    model: int
+    ids: list[int]
+    start_at_ns: int
+    finish_at_ns: int
+    decided_at_ns: int
+
+
+class PlanPort(Protocol):
+    """What the worker needs of the scheduling loop."""
+
+    def take(self, gpu: int) -> Plan | None: ...
+    def rouse(self, gpu: int) -> None: ...
+    def batch_started(self, plan_id: int, gpu: int, started_ns: int) -> None: ...
+    def batch_finished(self, plan_id: int, gpu: int, finished_ns: int) -> None: ...
+    def wait_and_finish(self, plan_id: int, gpu: int, finished_ns: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Batch:
+    """A plan that ended: its requests with either outputs [batch, ...] or the error that all of them share."""
+
+    plan: Plan
+    requests: list[PendingRequest]
+    outputs: Tensors | None
+    error: Exception | None
+    started_ns: int
+    finished_ns: int
+
+
+@dataclass(slots=True)
+class _Running:
+    """A batch between launch and end."""
+
+    plan: Plan
+    requests: list[PendingRequest]
+    since_ns: int
+    limit_ns: int
+    flight: Flight | None = None
+
+
+class Worker:
+    """Own the threads of one device. `place` and `evict` may be called from any thread while it runs."""
+
+    def __init__(
+        self,
+        gpu: int,
+        device: Device,
+        port: PlanPort,
+        lookup: Callable[[list[int]], list[PendingRequest]],
+        on_batch: Callable[[Batch], None],
+    ) -> None:
+        self.gpu = gpu
+        self.device = device
+        self.busy_ns = 0
+        self._port = port
+        self._lookup = lookup
+        self._on_batch = on_batch
+        self._models: dict[int, LoadedModel] = {}
+        self._running: list[_Running] = []
+        self._flights: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
+        self._strays: list[tuple[Plan, list[PendingRequest]]] = []
+        self._is_stopping = False
+        self._is_abandoned = False
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._launch_all, name=f"launch-{device.name}", daemon=True)]
+        if not device.is_synchronous:
+            self._threads.append(
+                threading.Thread(target=self._complete_all, name=f"complete-{device.name}", daemon=True)
+            )
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def place(self, model: int, loaded: LoadedModel) -> None:
+        """Make the model runnable here; do this before the scheduler hears that it is resident."""
+        self._models[model] = loaded
+
+    def evict(self, model: int) -> None:
+        """Let go of the model; no plan for it may be under way."""
+        self._models.pop(model, None)
+
+    @property
+    def models(self) -> dict[int, LoadedModel]:
+        """Return the models placed here, by the scheduler's index."""
+        return dict(self._models)
+
+    @property
+    def in_flight_count(self) -> int:
+        """Return how many batches are launched and have not ended."""
+        return len(self._running)
+
+    def overdue(self, now_ns: int) -> bool:
+        """Return whether the oldest batch has run longer than its model's limit."""
+        with self._lock:
+            return bool(self._running) and now_ns - self._running[0].since_ns > self._running[0].limit_ns
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the threads after what runs has ended; return whether they did within `timeout_s` seconds."""
+        self._is_stopping = True
+        self._port.rouse(self.gpu)
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def abandon(self) -> list[tuple[Plan, list[PendingRequest]]]:
+        """Give up the worker; return its unfinished batches, the one that hangs first. Blocks for `JOIN_S` at most."""
+        with self._lock:
+            self._is_abandoned = True
+            unfinished = list(self._running)
+            self._running.clear()
+        self._flights.put(None)
+        for running in unfinished:
+            if running.flight is not None:
+                running.flight.abandon()
+        self._port.rouse(self.gpu)
+        is_stuck = self.device.is_synchronous and bool(unfinished)
+        if not is_stuck:
+            # The launcher may take one more plan instead of the rouse; it must not take it from its successor.
+            self._threads[0].join(JOIN_S)
+        return [(running.plan, running.requests) for running in unfinished] + self._strays
+
+    # ---- the launcher ------------------------------------------------------------------------------------------
+
+    def _launch_all(self) -> None:
+        self.device.enter_thread()
+        while not self._is_abandoned:
+            plan = self._port.take(self.gpu)
+            if plan is not None:
+                self._launch(plan)
+            elif self._is_stopping:
+                break
+        self._flights.put(None)
+
+    def _launch(self, plan: Plan) -> None:
+        requests = self._lookup(plan.ids)
+        loaded = self._models.get(plan.model)
+        now_ns = time.monotonic_ns()
+        limit_ns = round(loaded.config.run_timeout_ms * 1e6) if loaded is not None else 0
+        running = _Running(plan, requests, now_ns, limit_ns)
+        with self._lock:
+            if self._is_abandoned:
+                self._strays.append((plan, requests))
+                return
+            self._running.append(running)
+        try:
+            if loaded is None:
+                raise DeviceError(f"model {plan.model} left {self.device.name} before its batch began")
+            if self.device.is_synchronous:
+                self._port.batch_started(plan.plan_id, self.gpu, now_ns)
+            flight = loaded.launch([request.inputs for request in requests])
+        except Exception as error:
+            self._end(running, None, error, now_ns)
+            return
+        running.flight = flight
+        if self.device.is_synchronous:
+            self._end(running, flight.wait(), None, flight.started_ns)
+        else:
+            if flight.ends_at_ns is not None:
+                running.since_ns = flight.started_ns
+                self._port.batch_started(plan.plan_id, self.gpu, flight.started_ns)
+            self._flights.put(running)
+
+    # ---- the completer -----------------------------------------------------------------------------------------
+
+    def _complete_all(self) -> None:
+        self.device.enter_thread()
+        while (running := self._flights.get()) is not None:
+            if self._is_abandoned:
+                break
+            flight = running.flight
+            assert flight is not None
+            outputs: Tensors | None = None
+            error: Exception | None = None
+            is_reported = False
+            try:
+                if flight.ends_at_ns is not None:
+                    self._port.wait_and_finish(running.plan.plan_id, self.gpu, flight.ends_at_ns)
+                    is_reported = True
+                outputs = flight.wait()
+            except Exception as caught:
+                error = caught
+            self._end(running, outputs, error, flight.started_ns, is_reported)
+
+    def _end(
+        self,
+        running: _Running,
+        outputs: Tensors | None,
+        error: Exception | None,
+        started_ns: int,
+        is_reported: bool = False,
+    ) -> None:
+        finished_ns = time.monotonic_ns()
+        with self._lock:
+            if self._is_abandoned:
+                return
+            self._running.remove(running)
+            if self._running:
+                # The next one on this device begins only now, whenever it was launched.
+                self._running[0].since_ns = max(self._running[0].since_ns, finished_ns)
+        if not is_reported:
+            self._port.batch_finished(running.plan.plan_id, self.gpu, finished_ns)
+        elif running.flight is not None and running.flight.ends_at_ns is not None:
+            finished_ns = running.flight.ends_at_ns
+        if error is None:
+            self.busy_ns += finished_ns - started_ns
+        self._on_batch(Batch(running.plan, running.requests, outputs, error, started_ns, finished_ns))
+
+
+def split_outputs(outputs: Tensors, count: int) -> Sequence[dict[str, Any]]:
+    """Return the outputs of each request of a batch as views: `count` mappings of name to array without the batch axis."""
+    names = list(outputs)
+    if len(names) == 1:
+        name = names[0]
+        return [{name: row} for row in outputs[name][:count]]
+    return [{name: outputs[name][i] for name in names} for i in range(count)]

@@ -1,0 +1,462 @@
+"""Be one node: accept requests, let the loop schedule them, let workers run them, answer each exactly once.
+
+The composition root: the only place that knows the loop, the workers, the repository and the ingress's `Service`
+at once. Everything here runs on the asyncio thread unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from symphony.config import ModelConfig, NodeConfig
+from symphony.driver.requests import PendingRequest
+from symphony.driver.table import RequestTable
+from symphony.errors import ConfigError, Reason, SymphonyError
+from symphony.execution.devices import Device, LoadedModel, make_devices
+from symphony.execution.repository import Repository
+from symphony.execution.worker import Batch, Worker, split_outputs
+from symphony.ingress.service import Health, unknown_model
+from symphony.loop import SchedulingLoop
+from symphony.metrics import GpuStats, HistogramSnapshot, ModelRow, NodeStats, make_registry, render
+from symphony.profiles import LatencyProfile
+from symphony.server.build import build_info
+from symphony.server.loading import load_model, profile_key
+from symphony.server.served import ModelEntry
+from symphony.units import NS_PER_S, ms_to_ns, us_to_ns
+
+_log = logging.getLogger(__name__)
+
+MODEL_COUNT_MAX = 4096
+WATCH_EVERY_S = 0.05
+HANG_COUNT_MAX = 3
+"""After so many hung batches a model is taken out of service."""
+STOP_TIMEOUT_S = 5.0
+LATENESS_BOUNDS_S = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)
+
+
+class Node:
+    """Serve a repository of models on this machine's devices. Implements `symphony.ingress.Service`."""
+
+    def __init__(self, config: NodeConfig, on_fatal: Callable[[BaseException], None]) -> None:
+        """Make the devices; raise ConfigError when one does not exist. `on_fatal` hears of a broken invariant."""
+        self.config = config
+        self.build = build_info(config.policy)
+        self.name = "symphony"
+        self.version = self.build.version
+        self._on_fatal = on_fatal
+        self._devices = make_devices(config.devices, config.cpu_thread_count)
+        self._kinds: dict[str, int] = {}
+        for device in self._devices:
+            self._kinds.setdefault(profile_key(device), len(self._kinds))
+        self.stats = NodeStats(self.build, [GpuStats(device.name) for device in self._devices])
+        self._table = RequestTable(config.request_count_max)
+        self.loop = SchedulingLoop(
+            policy=config.policy,
+            request_count_max=config.request_count_max,
+            model_count_max=MODEL_COUNT_MAX,
+            gpu_count_max=len(self._devices),
+            control_ns=us_to_ns(config.control_us),
+            lead_ns=us_to_ns(config.lead_us),
+            spin_ns=us_to_ns(config.spin_us),
+        )
+        self._repository = Repository(config.repository)
+        self._entries: dict[tuple[str, str], ModelEntry] = {}
+        self._latest: dict[str, ModelEntry] = {}
+        self._by_index: dict[int, ModelEntry] = {}
+        self._free_indices = list(range(MODEL_COUNT_MAX - 1, -1, -1))
+        self._workers: list[Worker] = []
+        self._hang_counts: dict[int, int] = {}
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._changes = asyncio.Lock()
+        self._registry = make_registry(self)
+        self._retirements: set[asyncio.Task[None]] = set()
+        self._is_draining = False
+        self._is_started = False
+        self._thread = threading.Thread(target=self._run_loop, name="schedule", daemon=True)
+        self._watch: asyncio.Task[None] | None = None
+
+    # ---- life --------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the scheduling thread and the workers, then load every model of the repository.
+
+        A model that cannot be loaded is UNAVAILABLE with its reason; the others are served.
+        """
+        self._asyncio = asyncio.get_running_loop()
+        self._asyncio.add_reader(self.loop.outcome_fd, self._outcomes_ready)
+        self._thread.start()
+        for gpu, device in enumerate(self._devices):
+            self._workers.append(self._make_worker(gpu, device))
+            self.loop.gpu_joined(gpu, self._kinds[profile_key(device)])
+        self._watch = asyncio.create_task(self._watch_workers())
+        for found in self._repository.scan():
+            if isinstance(found[1], ConfigError):
+                _log.error("%s", found[1])
+                continue
+            await self._load(*found)
+        self._is_started = True
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and wait until the accepted ones have ended; return whether all did in time."""
+        self._is_draining = True
+        deadline = time.monotonic() + timeout_s
+        while len(self._table) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        return len(self._table) == 0
+
+    async def stop(self) -> None:
+        """End the threads; requests still inside fail as `draining`."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        self._asyncio.remove_reader(self.loop.outcome_fd)
+        self._is_draining = True
+        self._fail_all("the node stopped before the batch ended")
+        self.loop.stop()
+        ended = await asyncio.to_thread(self._join)
+        if ended:
+            self.loop.close()
+
+    def _join(self) -> bool:
+        ended = [worker.stop(STOP_TIMEOUT_S) for worker in self._workers]
+        self._thread.join(STOP_TIMEOUT_S)
+        return all(ended) and not self._thread.is_alive()
+
+    def _run_loop(self) -> None:
+        """Run the scheduling thread's body; a broken invariant ends the process."""
+        try:
+            self.loop.run()
+        except BaseException as error:
+            self._asyncio.call_soon_threadsafe(self._on_fatal, error)
+
+    def _make_worker(self, gpu: int, device: Device) -> Worker:
+        worker = Worker(gpu, device, self.loop, self._table.lookup, self._batch_ended)
+        worker.start()
+        return worker
+
+    # ---- Service -----------------------------------------------------------------------------------------------
+
+    def health(self) -> Health:
+        """Return live always; ready once all models of the repository were tried and until draining."""
+        if self._is_draining:
+            return Health(True, False, "draining")
+        if not self._is_started:
+            return Health(True, False, "loading models")
+        return Health(True, True, "")
+
+    def models(self) -> Sequence[ModelEntry]:
+        """Return every model known, in any state, by name and version."""
+        return [self._entries[key] for key in sorted(self._entries)]
+
+    def find(self, name: str, version: str | None) -> ModelEntry:
+        """Return the model's version (the latest loaded one when None); raise SymphonyError `unknown_model`."""
+        entry = self._latest.get(name) if version is None else self._entries.get((name, version))
+        if entry is None:
+            raise unknown_model(name, version, self._latest)
+        return entry
+
+    def submit(self, request: PendingRequest) -> None:
+        """Accept the request or raise SymphonyError; see `symphony.ingress.Service`."""
+        entry = self._by_index[request.model]
+        if self._is_draining:
+            raise SymphonyError(
+                Reason.DRAINING, "the node is shutting down; use another node", model=entry.config.name, retry_after_s=1
+            )
+        entry.check_admission(request.deadline_ns, time.monotonic_ns())
+        if self._table.acquire(request) < 0:
+            raise SymphonyError(
+                Reason.QUEUE_FULL,
+                f"the node holds {self._table.capacity} requests, its request_count_max; try again later",
+                model=entry.config.name,
+                retry_after_s=entry.retry_after_s(),
+            )
+        entry.stats.request_accepted()
+        self.loop.request_arrived(request.id, request.model, request.deadline_ns, request.priority)
+
+    def cancel(self, request: PendingRequest) -> None:
+        """Forget a submitted request; its slot comes back with its batch or from the loop."""
+        if request.id < 0 or request.on_done is _forget:
+            return
+        request.on_done = _forget
+        self._by_index[request.model].stats.request_cancelled()
+        self.loop.request_cancelled(request.id)
+
+    async def load(self, name: str) -> None:
+        """Load (again) every version of `name` in the repository; the old one serves until the new one is ready."""
+        found = [item for item in self._repository.scan() if item[0].name == name and not isinstance(item[1], ConfigError)]
+        if not found:
+            faults = [str(item[1]) for item in self._repository.scan() if isinstance(item[1], ConfigError)]
+            hint = f" (faulty: {'; '.join(faults)})" if faults else ""
+            raise SymphonyError(
+                Reason.UNKNOWN_MODEL, f'the repository {self.config.repository} holds no model "{name}"{hint}', model=name
+            )
+        for config, folder in found:
+            entry = await self._load(config, folder)
+            if entry.state != "READY":
+                raise SymphonyError(Reason.BAD_INPUT, entry.reason, model=name)
+
+    async def unload(self, name: str) -> None:
+        """Stop serving all versions of `name`; return when their accepted requests have ended."""
+        entries = [entry for (known, _), entry in self._entries.items() if known == name]
+        if not entries:
+            raise unknown_model(name, None, self._latest)
+        async with self._changes:
+            for entry in entries:
+                await self._retire(entry, "unloaded")
+
+    def metrics_text(self, accept: str) -> tuple[bytes, str]:
+        """Return the metrics as Prometheus text. Called from another thread; only reads."""
+        return render(self._registry, accept)
+
+    def model_rows(self) -> list[ModelRow]:
+        """Return every model's counters, for the metrics."""
+        return [ModelRow(*key, entry.stats) for key, entry in sorted(self._entries.copy().items())]
+
+    def node_stats(self) -> NodeStats:
+        """Return the node's gauges, brought up to date, for the metrics."""
+        for gpu, worker in zip(self.stats.gpus, self._workers, strict=False):
+            gpu.busy_ns = worker.busy_ns
+            gpu.is_in_use = worker.in_flight_count > 0
+        self.stats.loop_lateness = lateness_snapshot(self.loop)
+        return self.stats
+
+    # ---- models ------------------------------------------------------------------------------------------------
+
+    async def _load(self, config: ModelConfig, folder: Path) -> ModelEntry:
+        async with self._changes:
+            key = (config.name, config.version)
+            old = self._entries.get(key)
+            if not self._free_indices:
+                raise SymphonyError(
+                    Reason.QUEUE_FULL, f"the node holds {MODEL_COUNT_MAX} models already; unload one", model=config.name
+                )
+            entry = ModelEntry(config, folder, self._free_indices.pop(), ms_to_ns(self.config.reply_margin_ms))
+            is_serving = old is not None and old.state == "READY"
+            if not is_serving:
+                self._publish(entry)
+            try:
+                loaded, profiles = await self._asyncio.run_in_executor(self._loader, self._load_blocking, entry)
+                entry.profiles = profiles
+                fault = entry.describe_slo_fault()
+                if fault:
+                    raise ConfigError(fault)
+            except Exception as error:
+                entry.state, entry.reason = "UNAVAILABLE", str(error) or type(error).__name__
+                self._free_indices.append(entry.index)
+                _log.error('model "%s" version %s cannot be served: %s', config.name, config.version, entry.reason)
+                return entry
+            self._serve(entry, loaded)
+            if is_serving and old is not None:
+                self._publish(entry)
+                await self._retire(old, "replaced by a newer load")
+            _log.info('model "%s" version %s is ready', config.name, config.version)
+            return entry
+
+    def _load_blocking(self, entry: ModelEntry) -> tuple[dict[str, LoadedModel], dict[str, LatencyProfile]]:
+        """Load on every device that the model may use. Runs in the loader thread."""
+        config = entry.config
+        devices = [device for device in self._devices if device.kind in config.device_kinds]
+        if not devices:
+            raise ConfigError(
+                f'model "{config.name}" may run on {", ".join(config.device_kinds)}, but this node has '
+                f"{', '.join(sorted({device.kind for device in self._devices}))}; change devices in model.toml or "
+                "start the node with --devices"
+            )
+
+        def progress(text: str) -> None:
+            entry.reason = text
+            _log.info('model "%s": %s', config.name, text)
+
+        return load_model(config, entry.folder, devices, self.config.profile_budget_s, progress)
+
+    def _publish(self, entry: ModelEntry) -> None:
+        config = entry.config
+        self._entries[(config.name, config.version)] = entry
+        self._by_index[entry.index] = entry
+        versions = [other for (name, _), other in self._entries.items() if name == config.name]
+        self._latest[config.name] = max(versions, key=lambda other: (other.state == "READY", int(other.config.version)))
+
+    def _serve(self, entry: ModelEntry, loaded: dict[str, LoadedModel]) -> None:
+        """Tell the loop and the workers of a loaded model; requests are taken from now on."""
+        config, index = entry.config, entry.index
+        self._by_index[index] = entry
+        tables = {key: profile.table_ns(config.batch_size_max) for key, profile in entry.profiles.items()}
+        jitter_ns = max(profile.jitter_ns() for profile in entry.profiles.values())
+        entry.margin.margin_ns = min(entry.margin.ceiling_ns, entry.margin.floor_ns + jitter_ns)
+        entry.alone_ns = min(table[0] for table in tables.values())
+        self.loop.model_added(
+            index,
+            entry.slo_ns,
+            config.batch_size_max,
+            entry.margin.margin_ns,
+            ms_to_ns(self.config.timeout_delay_ms),
+            min(config.batch_size_max, self.config.timeout_batch_size or config.batch_size_max),
+        )
+        for key, table in tables.items():
+            self.loop.profile_changed(index, self._kinds[key], table)
+        for worker in self._workers:
+            model = loaded.get(worker.device.name)
+            if model is not None:
+                worker.place(index, model)
+                self.loop.model_placed(index, worker.gpu)
+        entry.state, entry.reason = "READY", ""
+        self._publish(entry)
+
+    async def _retire(self, entry: ModelEntry, reason: str) -> None:
+        """Take a model out of service once its accepted requests have ended."""
+        was_ready = entry.state == "READY"
+        entry.state, entry.reason = "UNAVAILABLE", reason
+        if not was_ready:
+            return
+        while entry.stats.in_flight:
+            await asyncio.sleep(0.005)
+        self.loop.model_removed(entry.index)
+        for worker in self._workers:
+            worker.evict(entry.index)
+        self._by_index.pop(entry.index, None)
+        self._free_indices.append(entry.index)
+
+    # ---- outcomes ----------------------------------------------------------------------------------------------
+
+    def _outcomes_ready(self) -> None:
+        """Answer the requests that the scheduler dropped, and free the slots of the cancelled ones."""
+        now_ns = time.monotonic_ns()
+        for slot, reason in self.loop.drain_outcomes():
+            request = self._table.release(slot)
+            if request.on_done is _forget:
+                continue
+            entry = self._by_index[request.model]
+            waited_ns = now_ns - request.arrived_ns
+            entry.stats.request_dropped(reason, waited_ns)
+            request.error = entry.dropped(reason, waited_ns)
+            request.on_done(request)
+
+    def _batch_ended(self, batch: Batch) -> None:
+        """Hand a batch over to the asyncio thread: one wake-up per batch. Called by workers."""
+        self._asyncio.call_soon_threadsafe(self._answer, batch)
+
+    def _answer(self, batch: Batch) -> None:
+        entry = self._by_index[batch.plan.model]
+        requests, plan = batch.requests, batch.plan
+        now_ns = time.monotonic_ns()
+        if batch.outputs is None:
+            entry.stats.batch_failed()
+            self._fail(entry, requests, str(batch.error) or type(batch.error).__name__)
+            return
+        stats = entry.stats
+        earliest_ns = min(request.deadline_ns for request in requests)
+        stats.batch_finished(
+            len(requests),
+            earliest_ns - plan.decided_at_ns,
+            plan.finish_at_ns - plan.start_at_ns,
+            batch.finished_ns - batch.started_ns,
+            time.time_ns() // 1_000_000,
+        )
+        release = self._table.release
+        for request, outputs in zip(requests, split_outputs(batch.outputs, len(requests)), strict=True):
+            release(request.id)
+            if request.on_done is _forget:
+                continue
+            request.batch_size = len(requests)
+            request.started_ns = batch.started_ns
+            request.finished_ns = batch.finished_ns
+            request.outputs = outputs
+            stats.request_answered(
+                now_ns - request.arrived_ns, batch.started_ns - request.arrived_ns, now_ns > request.deadline_ns
+            )
+            request.on_done(request)
+        answered_ns = time.monotonic_ns()
+        if entry.margin.observe(answered_ns - plan.finish_at_ns, answered_ns) and entry.state == "READY":
+            self.loop.margin_changed(entry.index, entry.margin.margin_ns)
+
+    def _fail(self, entry: ModelEntry, requests: Sequence[PendingRequest], why: str) -> None:
+        now_ns = time.monotonic_ns()
+        name = entry.config.name
+        for request in requests:
+            self._table.release(request.id)
+            if request.on_done is _forget:
+                continue
+            entry.stats.request_failed(Reason.WORKER_FAILED, now_ns - request.arrived_ns)
+            request.error = SymphonyError(
+                Reason.WORKER_FAILED, f'model "{name}": the batch of {len(requests)} failed: {why}', model=name
+            )
+            request.on_done(request)
+
+    def _fail_all(self, why: str) -> None:
+        by_model: dict[int, list[PendingRequest]] = {}
+        for request in self._table.requests():
+            by_model.setdefault(request.model, []).append(request)
+        for index, requests in by_model.items():
+            self._fail(self._by_index[index], requests, why)
+
+    # ---- devices -----------------------------------------------------------------------------------------------
+
+    async def _watch_workers(self) -> None:
+        """Replace workers whose batch runs past its model's limit."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            now_ns = time.monotonic_ns()
+            for worker in list(self._workers):
+                if worker.overdue(now_ns):
+                    await self._replace(worker)
+
+    async def _replace(self, worker: Worker) -> None:
+        """Fail the batch that hangs, give its device a new worker, schedule anew what had not started."""
+        gpu = worker.gpu
+        self.loop.gpu_drained(gpu)
+        self.stats.gpus[gpu].is_quarantined = True
+        unfinished = await asyncio.to_thread(worker.abandon)
+        device = worker.device.renew()
+        self._devices[gpu] = device
+        successor = self._make_worker(gpu, device)
+        successor.busy_ns = worker.busy_ns
+        self._workers[gpu] = successor
+        now_ns = time.monotonic_ns()
+        for position, (plan, requests) in enumerate(unfinished):
+            self.loop.batch_finished(plan.plan_id, gpu, now_ns)
+            entry = self._by_index[plan.model]
+            if position == 0:
+                entry.stats.batch_failed()
+                limit_ms = entry.config.run_timeout_ms
+                self._fail(entry, requests, f"it ran longer than run_timeout_ms = {limit_ms:g} ms on {device.name}")
+                _log.error('model "%s" hung on %s; the device has a new worker', entry.config.name, device.name)
+                self._note_hang(entry)
+            else:
+                for request in requests:
+                    self.loop.request_arrived(request.id, request.model, request.deadline_ns, request.priority)
+        for index, loaded in worker.models.items():
+            entry = self._by_index.get(index)
+            if entry is None or entry.state != "READY":
+                continue
+            fresh = await self._asyncio.run_in_executor(self._loader, device.load, loaded.config, entry.folder)
+            successor.place(index, fresh)
+        self.stats.gpus[gpu].is_quarantined = False
+        self.loop.gpu_restored(gpu)
+
+    def _note_hang(self, entry: ModelEntry) -> None:
+        count = self._hang_counts[entry.index] = self._hang_counts.get(entry.index, 0) + 1
+        if count >= HANG_COUNT_MAX and entry.state == "READY":
+            _log.error('model "%s" hung %d times and is taken out of service', entry.config.name, count)
+            task = asyncio.create_task(self._retire(entry, f"hung {count} times; see the log, then load it again"))
+            self._retirements.add(task)
+            task.add_done_callback(self._retirements.discard)
+
+
+def _forget(request: PendingRequest) -> None:
+    """Mark a cancelled request: nobody waits for its outcome."""
+
+
+def lateness_snapshot(loop: SchedulingLoop) -> HistogramSnapshot:
+    """Return the scheduling loop's lateness (decision done minus decision due) in seconds."""
+    counts, total_ns = loop.lateness_counts()
+    buckets = [0] * (len(LATENESS_BOUNDS_S) + 1)
+    for upper_ns, count in counts:
+        buckets[bisect_left(LATENESS_BOUNDS_S, (upper_ns - 1) / NS_PER_S)] += count
+    return HistogramSnapshot(LATENESS_BOUNDS_S, tuple(buckets), total_ns / NS_PER_S)

@@ -1,0 +1,112 @@
+"""Run a node as a process: sockets, signals, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+
+import uvloop
+
+from symphony.config import NodeConfig
+from symphony.errors import ConfigError
+from symphony.ingress import IngressLimits, build_app, make_runner
+from symphony.server.node import Node
+
+_log = logging.getLogger(__name__)
+
+EXIT_OK = 0
+EXIT_FAULT = 70
+"""A broken invariant ended the process (see the log): a supervisor should restart it."""
+EXIT_UNDRAINED = 75
+"""The drain limit passed before all accepted requests had ended."""
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may hold the GIL while another waits: a tenth of the default, so that workers launch in time."""
+
+
+def serve(config: NodeConfig) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code.
+
+    The first signal drains: not ready, new requests refused, accepted ones finished within `drain_timeout_s`. A second one
+    ends at once. Raise ConfigError for a configuration that cannot be used.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    return uvloop.run(_serve(config))
+
+
+async def _serve(config: NodeConfig) -> int:
+    asyncio_loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = asyncio_loop.create_future()
+
+    def fatal(error: BaseException) -> None:
+        _log.critical("%s", error, exc_info=error)
+        if not ended.done():
+            ended.set_result(EXIT_FAULT)
+
+    node = Node(config, fatal)
+    limits = IngressLimits(
+        body_bytes_max=config.body_bytes_max,
+        in_flight_max=config.request_count_max,
+        timeout_ms_max=config.timeout_ms_max,
+    )
+    runner = make_runner(build_app(node, limits), limits)
+    await runner.setup()
+    try:
+        server = await asyncio_loop.create_server(runner.server, config.host, config.port, backlog=1024)
+    except OSError as error:
+        await runner.cleanup()
+        raise ConfigError(
+            f"cannot listen on {config.host}:{config.port}: {error.strerror or error}; choose another --port or stop "
+            "what uses it"
+        ) from error
+    port = server.sockets[0].getsockname()[1]
+    _log.info("listening on http://%s:%d", config.host, port)
+
+    def on_signal() -> None:
+        if draining:
+            _log.warning("second signal: ending without waiting")
+            if not ended.done():
+                ended.set_result(EXIT_UNDRAINED)
+            return
+        draining.append(asyncio.create_task(_drain(node, config.drain_timeout_s, ended)))
+
+    draining: list[asyncio.Task[None]] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio_loop.add_signal_handler(number, on_signal)
+    starting = asyncio.create_task(_start(node, port, config, fatal))
+    code = await ended
+    starting.cancel()
+    server.close()
+    await node.stop()
+    await runner.cleanup()
+    _log.info("ended with code %d", code)
+    return code
+
+
+async def _start(node: Node, port: int, config: NodeConfig, fatal: object) -> None:
+    try:
+        await node.start()
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        fatal(error)  # type: ignore[operator]
+        return
+    # What was loaded stays; the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    ready = [f"{entry.config.name} (SLO {entry.config.slo_ms:g} ms)" for entry in node.models() if entry.state == "READY"]
+    failed = [entry.config.name for entry in node.models() if entry.state != "READY"]
+    _log.info("ready: %s", ", ".join(ready) or "no model")
+    if failed:
+        _log.warning("not served: %s (reasons above)", ", ".join(failed))
+
+
+async def _drain(node: Node, timeout_s: float, ended: asyncio.Future[int]) -> None:
+    _log.info("draining: new requests are refused, accepted ones are finished within %g s", timeout_s)
+    is_empty = await node.drain(timeout_s)
+    if not is_empty:
+        _log.error("requests were still running after %g s (drain_timeout_s); they fail", timeout_s)
+    if not ended.done():
+        ended.set_result(EXIT_OK if is_empty else EXIT_UNDRAINED)

@@ -1,0 +1,95 @@
+"""Hold what the node knows of one version of one model while it is loaded, served and unloaded."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from symphony.config import ModelConfig
+from symphony.errors import Reason, SymphonyError
+from symphony.metrics import ModelStats
+from symphony.profiles import LatencyProfile
+from symphony.server.margin import MarginEstimator
+from symphony.units import ms_to_ns, ns_to_ms
+
+MARGIN_SLO_SHARE_MAX = 0.2
+"""A margin may take at most this share of the SLO, whatever was measured."""
+
+
+class ModelEntry:
+    """One served version: its configuration, scheduler index, state and counters.
+
+    `state` is "LOADING", "READY" or "UNAVAILABLE"; `reason` says why it is not ready. `alone_ns` is the smallest l(1)
+    over the devices that hold it, known once READY.
+    """
+
+    def __init__(self, config: ModelConfig, folder: Path, index: int, reply_margin_ns: int) -> None:
+        self.config = config
+        self.folder = folder
+        self.index = index
+        self.state = "LOADING"
+        self.reason = "loading"
+        self.stats = ModelStats(config.batch_size_max)
+        self.slo_ns = ms_to_ns(config.slo_ms)
+        self.margin = MarginEstimator(reply_margin_ns, round(self.slo_ns * MARGIN_SLO_SHARE_MAX))
+        self.profiles: dict[str, LatencyProfile] = {}
+        self.alone_ns = 0
+
+    def check_admission(self, deadline_ns: int, now_ns: int) -> None:
+        """Raise SymphonyError unless the model can take one more request with this deadline."""
+        config = self.config
+        if self.state != "READY":
+            raise SymphonyError(
+                Reason.NOT_READY,
+                f'model "{config.name}" version {config.version} is not ready: {self.reason}; try again later',
+                model=config.name,
+                retry_after_s=1,
+            )
+        if self.stats.in_flight >= config.queue_count_max:
+            raise SymphonyError(
+                Reason.QUEUE_FULL,
+                f'model "{config.name}" holds {self.stats.in_flight} requests, its queue_count_max; '
+                "try again later, or add GPUs",
+                model=config.name,
+                retry_after_s=self.retry_after_s(),
+            )
+        if deadline_ns - now_ns < self.alone_ns:
+            raise SymphonyError(
+                Reason.WOULD_MISS,
+                f'model "{config.name}": {ns_to_ms(deadline_ns - now_ns):.1f} ms are left before the deadline, but a batch '
+                f"of one takes l(1) = {ns_to_ms(self.alone_ns):.1f} ms; allow more time",
+                model=config.name,
+            )
+
+    def dropped(self, reason: Reason, waited_ns: int) -> SymphonyError:
+        """Return the error for a request that the scheduler gave up after `waited_ns`."""
+        name = self.config.name
+        waited = f"after {ns_to_ms(waited_ns):.1f} ms in the queue"
+        if reason is Reason.WOULD_MISS:
+            text = f'model "{name}": refused {waited}: its deadline cannot be met at this load; try again later or add GPUs'
+        elif reason is Reason.EXPIRED:
+            text = f'model "{name}": the deadline passed {waited}; allow more time'
+        elif reason is Reason.NO_GPU:
+            text = f'model "{name}": no usable device holds it now ({waited}); try again later'
+        else:
+            text = f'model "{name}": it was unloaded while the request waited ({waited})'
+        return SymphonyError(reason, text, model=name, retry_after_s=self.retry_after_s())
+
+    def retry_after_s(self) -> float:
+        """Return when trying again is worth it: once what is queued now has been answered or dropped, one SLO at most."""
+        return max(0.001, self.slo_ns / 1e9)
+
+    def describe_slo_fault(self) -> str:
+        """Return why no request could be good with these profiles, "" when some can."""
+        if not self.profiles:
+            return ""
+        alone_ns = min(profile.table_ns(self.config.batch_size_max)[0] for profile in self.profiles.values())
+        need_ns = alone_ns + self.margin.floor_ns
+        if need_ns <= self.slo_ns:
+            return ""
+        wanted_ms = math.ceil(ns_to_ms(need_ns) * 1.1)
+        return (
+            f'model "{self.config.name}": SLO {self.config.slo_ms:g} ms is below l(1) = {ns_to_ms(alone_ns):.1f} ms plus a '
+            f"margin of {ns_to_ms(self.margin.floor_ns):.1f} ms, no request could be good; raise slo_ms to {wanted_ms} or "
+            "more, or use a faster device"
+        )
