@@ -85,6 +85,7 @@ cdef class Engine:
     # constants
     cdef Policy policy
     cdef cbool shed
+    cdef cbool early
     cdef double target_share
     cdef int64_t control_ns
     cdef int64_t lead_ns
@@ -105,6 +106,7 @@ cdef class Engine:
     cdef vector[vector[int64_t]] tables         # by (model, kind): l(b) at [b], [0] unused; empty without profile
     cdef vector[int32_t] resident_count         # by (model, kind): joined GPUs that hold the model
     cdef vector[int32_t] targets                # by (model, kind): target batch size
+    cdef vector[int32_t] early_sizes            # by (model, kind): a batch of this size need not wait for frontrun
     cdef vector[Bitmap] resident                # by model: GPUs that hold it
     cdef int32_t model_count
     cdef uint32_t queued

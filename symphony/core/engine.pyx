@@ -10,10 +10,10 @@ A candidate's urgency only grows while its queue stays as it is (a batch that no
 `schedulable` is a lower bound and is corrected when it reaches the top, not by a timer.
 """
 
-from libc.stdint cimport INT64_MAX, INT64_MIN
+from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN
 from libcpp.algorithm cimport sort
 
-from symphony.core.stagger cimport staggered_batch_size
+from symphony.core.stagger cimport early_batch_size, staggered_batch_size
 
 cdef int64_t NEVER = INT64_MAX
 cdef int64_t EPOCH_ROLLS_MAX = 8
@@ -23,11 +23,12 @@ cdef class Engine:
     """Hold the queues, windows and GPUs of one scheduler; see engine.pxd for the native door."""
 
     def __cinit__(self, int policy, uint32_t request_count_max, int32_t model_count_max, int32_t gpu_count_max,
-                  int64_t control_ns, int64_t lead_ns, bint shed, double target_share, int64_t epoch_ns):
+                  int64_t control_ns, int64_t lead_ns, bint shed, bint early, double target_share, int64_t epoch_ns):
         """Reserve room for the given numbers of requests, models and GPUs; nothing grows later but queue rings."""
         cdef int32_t i
         self.policy = <Policy>policy
         self.shed = shed
+        self.early = early
         self.target_share = target_share
         self.control_ns = control_ns
         self.lead_ns = lead_ns
@@ -43,6 +44,7 @@ cdef class Engine:
         self.tables.resize(model_count_max * KIND_COUNT)
         self.resident_count.assign(model_count_max * KIND_COUNT, 0)
         self.targets.assign(model_count_max * KIND_COUNT, 1)
+        self.early_sizes.assign(model_count_max * KIND_COUNT, INT32_MAX)
         self.resident.resize(model_count_max)
         self.is_dirty.assign(model_count_max, 0)
         self.gpus.resize(gpu_count_max)
@@ -104,6 +106,8 @@ cdef class Engine:
             at = self.hopeless.top_key()
         if not self.gpu_turns.empty() and self.gpu_turns.top_key() < at:
             at = self.gpu_turns.top_key()
+        if self.early and not self.waiting.empty() and (self.epoch + 1) * self.epoch_ns < at:
+            at = (self.epoch + 1) * self.epoch_ns
         return at
 
     # ---- events: requests --------------------------------------------------------------------------------------
@@ -215,6 +219,7 @@ cdef class Engine:
             self.tables[model * KIND_COUNT + kind].clear()
             self.resident_count[model * KIND_COUNT + kind] = 0
             self.targets[model * KIND_COUNT + kind] = 1
+            self.early_sizes[model * KIND_COUNT + kind] = INT32_MAX
         self.model_count += 1
         self.measure_shares()
         return EVENT_OK
@@ -413,7 +418,7 @@ cdef class Engine:
             self.unplace(model, kind)
             return
         if self.policy == POLICY_DEFERRED:
-            if <uint32_t>count == m.live_count and count < m.batch_size_max:
+            if <uint32_t>count == m.live_count and count < m.batch_size_max and count < self.early_sizes[pair]:
                 ready = self.due(model, count) - self.tables[pair][count + 1] - self.control_ns
         elif self.policy == POLICY_TIMEOUT:
             if m.live_count < <uint32_t>m.preferred:
@@ -744,21 +749,29 @@ cdef class Engine:
         self.targets_dirty = True
 
     cdef void measure_targets(self) noexcept nogil:
-        cdef int32_t i, kind
+        cdef int32_t i, kind, pair, early_size
         cdef uint8_t kinds
+        cdef double gpus
         cdef Model* m
         self.targets_dirty = False
         for i in range(self.model_count_max):
             m = &self.models[i]
             if not m.exists:
                 continue
+            gpus = m.share * <double>self.usable_count
             kinds = m.profile_mask
             while kinds != 0:
                 kind = first_level(kinds)
                 kinds &= kinds - 1
-                self.targets[i * KIND_COUNT + kind] = staggered_batch_size(
-                    self.tables[i * KIND_COUNT + kind].data(), m.batch_size_max, m.share * <double>self.usable_count,
+                pair = i * KIND_COUNT + kind
+                self.targets[pair] = staggered_batch_size(
+                    self.tables[pair].data(), m.batch_size_max, gpus,
                     <double>(m.slo_ns - m.margin_ns - self.control_ns), self.target_share)
+                if self.early:
+                    early_size = early_batch_size(self.targets[pair], gpus)
+                    if early_size != self.early_sizes[pair]:
+                        self.early_sizes[pair] = early_size
+                        self.touch(i)
 
     cdef int32_t target(self, int32_t model, int32_t kind) noexcept nogil:
         if self.targets_dirty:

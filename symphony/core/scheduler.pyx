@@ -49,7 +49,7 @@ cdef int64_t TIME_LIMIT = INT64_MAX // 8
 
 
 def make_engine(*, policy="deferred", request_count_max=65536, model_count_max=1024, gpu_count_max=1024, control_ns=0,
-                lead_ns=0, shed=None, target_share=1.0, epoch_ns=250_000_000):
+                lead_ns=0, shed=None, early=None, target_share=0.9, epoch_ns=250_000_000):
     """Return an `Engine` from checked settings (see docs/core.md); raise ValueError naming the setting and its limit."""
     if policy not in POLICIES:
         raise ValueError(f"policy is {policy!r}: choose one of {', '.join(POLICIES)}")
@@ -63,8 +63,12 @@ def make_engine(*, policy="deferred", request_count_max=65536, model_count_max=1
         raise ValueError(f"target_share is {target_share}: it must be above 0 and at most 1")
     if shed is None:
         shed = policy != "timeout"
+    if early is None:
+        early = policy == "deferred"
+    elif early and policy != "deferred":
+        raise ValueError(f"early is set with policy {policy!r}: only the deferred policy waits, so only it can start early")
     return Engine(POLICIES[policy], request_count_max, model_count_max, gpu_count_max, control_ns, lead_ns, shed,
-                  target_share, epoch_ns)
+                  early, target_share, epoch_ns)
 
 
 def check_range(name, value, lowest, highest):

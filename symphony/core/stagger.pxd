@@ -2,7 +2,7 @@
 # request waits at most l(b) / N for its batch to start and l(b) for it to end.
 
 from libc.stdint cimport int32_t, int64_t
-from libc.math cimport floor
+from libc.math cimport ceil, floor
 
 
 # The largest b in 1..batch_size_max with l(b) + l(b) / gpus <= budget, times `share`, at least 1.
@@ -24,3 +24,15 @@ cdef inline int32_t staggered_batch_size(const int64_t* latency, int32_t batch_s
             high = middle - 1
     size = <int32_t>floor(<double>low * share)
     return size if size > 1 else 1
+
+
+# From this size on a batch starts as soon as a GPU is free instead of waiting for frontrun. Waiting lets a batch grow at
+# the price of an idle GPU. With two GPUs' worth of demand or more the staggered batch is worth waiting for; with one GPU or
+# less there is nothing to stagger with, and a batch of 0.6 of the target already pays for the GPU's time.
+cdef inline int32_t early_batch_size(int32_t target, double gpus) noexcept nogil:
+    cdef double share = 0.2 + 0.4 * gpus
+    if share > 1.0:
+        share = 1.0
+    if share < 0.6:
+        share = 0.6
+    return <int32_t>ceil(share * <double>target)
