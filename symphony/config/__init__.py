@@ -1,0 +1,20 @@
+"""Read what people configure, and refuse what cannot work with a sentence they can act on. Pure: text in, values out."""
+
+from symphony.config.devices import DEVICE_KINDS, DeviceSpec, parse_devices
+from symphony.config.model import EmulatedSpec, ModelConfig, TensorSpec
+from symphony.config.model_document import DATATYPES, parse_model_config
+from symphony.config.node import NodeConfig
+from symphony.config.node_document import parse_node_config
+
+__all__ = [
+    "DATATYPES",
+    "DEVICE_KINDS",
+    "DeviceSpec",
+    "EmulatedSpec",
+    "ModelConfig",
+    "NodeConfig",
+    "TensorSpec",
+    "parse_devices",
+    "parse_model_config",
+    "parse_node_config",
+]

@@ -1,0 +1,59 @@
+"""Describe one model as its folder's model.toml does: a frozen, checked value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Scalar = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of ONE request: OIP `datatype`, `shape` without the batch dimension.
+
+    `allow_nan` false refuses NaN and infinities in requests.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    allow_nan: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EmulatedSpec:
+    """How an emulated device runs the model: l(b) as alpha and beta or as a table, jitter, faults.
+
+    `jitter` is a standard deviation as a share of l(b). `*_every` inject a fault in each n-th batch (0: never).
+    """
+
+    alpha_ms: float | None = None
+    beta_ms: float | None = None
+    latency_ms: tuple[float, ...] | None = None
+    jitter: float = 0.0
+    seed: int = 0
+    fail_every: int = 0
+    hang_every: int = 0
+    wrong_shape_every: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """One version of one model; docs/models.md explains each key with its unit and limits."""
+
+    name: str
+    version: str
+    slo_ms: float
+    batch_size_max: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    format: str
+    entry: str
+    device_kinds: tuple[str, ...]
+    warmup_count: int = 3
+    priority_default: int = 4
+    queue_count_max: int = 4096
+    run_timeout_ms: float = 10_000.0
+    parameters: Mapping[str, Scalar] = field(default_factory=dict)
+    emulated: EmulatedSpec | None = None

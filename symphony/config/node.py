@@ -1,0 +1,36 @@
+"""Describe one node as symphony.toml and the flags of `symphony serve` do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from symphony.config.devices import DeviceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Settings of one node. Units are in the names; docs/configuration.md explains each.
+
+    `cpu_thread_count` 0 shares out all cores but one. `control_us`: from a decision to the earliest start of its batch. `lead_us`: how
+    long before a GPU is predicted free its next batch is decided. `reply_margin_ms`: least time kept free between a batch's
+    end and its deadlines. `timeout_delay_ms` and `timeout_batch_size` (0: the model's largest) serve the policy "timeout".
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    repository: Path = Path("models")
+    devices: tuple[DeviceSpec, ...] = (DeviceSpec("cpu", 0),)
+    policy: str = "deferred"
+    cpu_thread_count: int = 0
+    request_count_max: int = 65_536
+    body_bytes_max: int = 64 << 20
+    timeout_ms_max: float = 600_000.0
+    drain_timeout_s: float = 30.0
+    profile_budget_s: float = 20.0
+    control_us: float = 300.0
+    lead_us: float = 1_000.0
+    spin_us: float = 0.0
+    reply_margin_ms: float = 2.0
+    timeout_delay_ms: float = 5.0
+    timeout_batch_size: int = 0

@@ -1,0 +1,54 @@
+"""Read a symphony.toml into a `NodeConfig`, or say everything that is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from symphony.config.devices import DeviceSpec, parse_devices
+from symphony.config.document import Document, read_document
+from symphony.config.model_document import Number
+from symphony.config.node import NodeConfig
+from symphony.errors import ConfigError
+
+_DEFAULT = NodeConfig()
+
+
+class NodeDocument(Document):
+    """A whole symphony.toml; every key may be left out."""
+
+    host: str = Field(default=_DEFAULT.host, min_length=1, max_length=255)
+    port: int = Field(default=_DEFAULT.port, ge=0, le=65_535)
+    repository: str = Field(default=str(_DEFAULT.repository), min_length=1, max_length=4096)
+    devices: str = "cpu"
+    policy: Literal["deferred", "eager", "timeout"] = "deferred"
+    cpu_thread_count: int = Field(default=_DEFAULT.cpu_thread_count, ge=0, le=1024)
+    request_count_max: int = Field(default=_DEFAULT.request_count_max, ge=1, le=1 << 24)
+    body_bytes_max: int = Field(default=_DEFAULT.body_bytes_max, ge=1024, le=1 << 30)
+    timeout_ms_max: Number = Field(default=_DEFAULT.timeout_ms_max, ge=1.0, le=3_600_000.0)
+    drain_timeout_s: Number = Field(default=_DEFAULT.drain_timeout_s, ge=0.0, le=3_600.0)
+    profile_budget_s: Number = Field(default=_DEFAULT.profile_budget_s, ge=0.1, le=3_600.0)
+    control_us: Number = Field(default=_DEFAULT.control_us, ge=0.0, le=1e6)
+    lead_us: Number = Field(default=_DEFAULT.lead_us, ge=0.0, le=1e6)
+    spin_us: Number = Field(default=_DEFAULT.spin_us, ge=0.0, le=1e4)
+    reply_margin_ms: Number = Field(default=_DEFAULT.reply_margin_ms, ge=0.0, le=1e4)
+    timeout_delay_ms: Number = Field(default=_DEFAULT.timeout_delay_ms, ge=0.0, le=60_000.0)
+    timeout_batch_size: int = Field(default=_DEFAULT.timeout_batch_size, ge=0, le=4096)
+
+    @field_validator("devices")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        try:
+            parse_devices(value, "devices")
+        except ConfigError as error:
+            raise ValueError(str(error).removeprefix("devices: ")) from None
+        return value
+
+
+def parse_node_config(text: str, file: str) -> NodeConfig:
+    """Return the node that `text`, the contents of `file`, describes; raise ConfigError with every fault."""
+    values = read_document(NodeDocument, text, file).model_dump()
+    devices: tuple[DeviceSpec, ...] = parse_devices(values.pop("devices"))
+    return NodeConfig(**(values | {"devices": devices, "repository": Path(values["repository"])}))
