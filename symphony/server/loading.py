@@ -13,7 +13,8 @@ import torch
 from symphony.config import ModelConfig
 from symphony.execution.devices import Device, LoadedModel
 from symphony.execution.devices.emulated import latency_table_ns
-from symphony.execution.profiler import ProfileStore, fingerprint, measure_profile, sample_inputs
+from symphony.execution.profiler import ProfileStore, fingerprint, measure_profile
+from symphony.execution.samples import sample_inputs
 from symphony.profiles import LatencyProfile
 
 _log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def obtain_profile(
     profile = measure_profile(
         lambda size: model.launch(samples[:size]).wait() and None,
         config,
-        device_name=device.model,
+        device=device.model,
         torch_version=torch.__version__,
         fingerprint=mark,
         clock_ns=time.perf_counter_ns,

@@ -1,0 +1,32 @@
+"""Load models by their format into one shape: a callable from a batch of tensors to a batch of tensors.
+
+The batch maps input names to tensors [batch, ...] on the device (BYTES: numpy object arrays [batch, ...]); the result maps
+output names to tensors. Callers run it under `torch.inference_mode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from symphony.config import ModelConfig
+from symphony.execution.formats.exported import load_exported, load_scripted
+from symphony.execution.formats.python import load_python
+from symphony.execution.formats.trouble import ModelLoadError
+
+__all__ = ["ModelLoadError", "Predict", "load_callable"]
+
+Predict = Callable[[dict[str, Any]], Mapping[str, Any]]
+
+_LOADERS = {"python": load_python, "torch_export": load_exported, "torchscript": load_scripted}
+
+
+def load_callable(config: ModelConfig, folder: Path, torch_device: str) -> Predict:
+    """Return the model in `folder` on `torch_device`; raise ModelLoadError saying which file and what to do."""
+    loader = _LOADERS.get(config.format)
+    if loader is None:
+        raise ModelLoadError(
+            f'model "{config.name}": format "{config.format}" runs on emulated devices only, not on {torch_device}'
+        )
+    return loader(config, folder, torch_device)

@@ -1,0 +1,95 @@
+"""Read request bodies within limits of size, time and expansion."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from typing import Final
+
+from aiohttp import ClientPayloadError, StreamReader, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from symphony.errors import Reason, SymphonyError
+
+_INFLATE_ALONE_BYTES_MAX: Final = 16 * 1024
+"""Compressed bodies up to this size are inflated on the asyncio thread, larger ones in another."""
+_WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+
+async def read_body(request: web.Request, bytes_max: int, timeout_s: float) -> bytes:
+    """Return the whole body as sent, without joining when it came in one piece.
+
+    Raises SymphonyError: `too_large` above `bytes_max`, as soon as that is known; `bad_input` when the body breaks
+    off, is not valid chunked coding or is not whole after `timeout_s` seconds.
+    """
+    declared = request.content_length
+    if declared is not None and declared > bytes_max:
+        raise too_large(declared, bytes_max)
+    stream = request.content
+    try:
+        if stream.is_eof():
+            return await _read(stream, bytes_max)
+        async with asyncio.timeout(timeout_s):
+            return await _read(stream, bytes_max)
+    except TimeoutError:
+        raise SymphonyError(
+            Reason.BAD_INPUT, f"the body was not whole after {timeout_s:g} s (body_timeout_s); send it faster"
+        ) from None
+    except (HttpProcessingError, ClientPayloadError, web.RequestPayloadError) as error:
+        raise SymphonyError(Reason.BAD_INPUT, f"the body cannot be read: {error}") from None
+
+
+async def _read(stream: StreamReader, bytes_max: int) -> bytes:
+    chunks = []
+    size = 0
+    while chunk := await stream.readany():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > bytes_max:
+            raise too_large(size, bytes_max)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def inflate(body: bytes, encoding: str, bytes_max: int) -> bytes:
+    """Return the body without its `Content-Encoding` (gzip, or deflate in zlib's wrapping).
+
+    Raises SymphonyError: `too_large` when it inflates to more than `bytes_max`; `bad_input` for another encoding, or
+    data that are not whole and valid.
+    """
+    if len(body) <= _INFLATE_ALONE_BYTES_MAX:
+        return _inflate(body, encoding, bytes_max)
+    return await asyncio.to_thread(_inflate, body, encoding, bytes_max)
+
+
+def _inflate(body: bytes, encoding: str, bytes_max: int) -> bytes:
+    window_bits = _WINDOW_BITS.get(encoding)
+    if window_bits is None:
+        raise SymphonyError(
+            Reason.BAD_INPUT, f"Content-Encoding {encoding[:32]!r} is not known; use gzip, deflate or none"
+        )
+    inflator = zlib.decompressobj(window_bits)
+    try:
+        plain = inflator.decompress(body, bytes_max + 1)
+    except zlib.error as error:
+        raise SymphonyError(Reason.BAD_INPUT, f"the body is not valid {encoding}: {error}") from None
+    if len(plain) > bytes_max:
+        raise SymphonyError(
+            Reason.TOO_LARGE,
+            f"the body inflates to more than {bytes_max} bytes (body_bytes_max); send fewer rows in a call",
+        )
+    if not inflator.eof:
+        raise SymphonyError(Reason.BAD_INPUT, f"the {encoding} body breaks off after {len(body)} bytes; send all of it")
+    if inflator.unused_data:
+        raise SymphonyError(
+            Reason.BAD_INPUT, f"the {encoding} body has {len(inflator.unused_data)} bytes after its end; leave them out"
+        )
+    return plain
+
+
+def too_large(size: int, bytes_max: int) -> SymphonyError:
+    """Return the error for a body of `size` bytes or more."""
+    return SymphonyError(
+        Reason.TOO_LARGE,
+        f"the body has {size} bytes or more, allowed are {bytes_max} (body_bytes_max); "
+        "send fewer rows in a call, or raise the limit",
+    )

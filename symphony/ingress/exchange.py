@@ -1,0 +1,318 @@
+"""Carry one infer call from received bytes to an encoded reply, whatever the transport.
+
+Everything happens on the asyncio thread, by callback: no task or future is made for a request. A transport calls
+`InferExchange.start` with the whole body and gets `on_reply(reply)` exactly once, perhaps before `start` returns,
+unless it calls `Exchange.cancel` first.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from symphony.driver.requests import PendingRequest
+from symphony.errors import Reason, SymphonyError
+from symphony.ingress.admission import Admission, Inputs
+from symphony.ingress.limits import IngressLimits
+from symphony.ingress.replies import EncodedReply, error_reply, internal_error, wants_msgpack
+from symphony.ingress.service import ServedModel, Service
+from symphony.units import ms_to_ns
+from symphony.wire import InferRequest, InferResponse, WireLimits, decode_request, encode_response
+
+_log = logging.getLogger(__name__)
+
+_HEADER_LENGTH_DIGITS_MAX = 12
+
+OnReply = Callable[[EncodedReply], None]
+
+
+class Headers(Protocol):
+    """Look up a header by its name in lower case: any mapping that ignores case, or holds lower-case names, will do."""
+
+    def get(self, name: str, /) -> str | None:
+        """Return the header's value, None when absent."""
+        ...
+
+
+class Exchange:
+    """One infer call under way: one request, or n that share a deadline and are answered together.
+
+    Requests point at their exchange and it at them; it lets go of them as soon as it is done, so that bodies are freed
+    at once and not at the next garbage collection.
+    """
+
+    __slots__ = (
+        "_body_bytes",
+        "_infer",
+        "_is_group",
+        "_is_msgpack",
+        "_model",
+        "_on_reply",
+        "_owner",
+        "_request_id",
+        "_requests",
+        "_submitted",
+        "_waiting",
+        "is_done",
+    )
+
+    def __init__(
+        self, owner: InferExchange, body_bytes: int, is_msgpack: bool, request_id: str | None, on_reply: OnReply
+    ) -> None:
+        self._owner = owner
+        self._body_bytes = body_bytes
+        self._is_msgpack = is_msgpack
+        self._request_id = request_id
+        self._on_reply: OnReply | None = on_reply
+        self._model: ServedModel | None = None
+        self._infer: InferRequest | None = None
+        self._is_group = False
+        self._requests: Sequence[PendingRequest] = ()
+        self._submitted = 0
+        self._waiting = 0
+        self.is_done = False
+
+    def cancel(self) -> None:
+        """Give up because the client is gone: its requests are cancelled and nothing is answered.
+
+        Does nothing once answered.
+        """
+        if not self.is_done:
+            self._end()
+
+    def submit(
+        self,
+        model: ServedModel,
+        infer: InferRequest,
+        rows: list[Inputs],
+        is_group: bool,
+        arrived_ns: int,
+        deadline_ns: int,
+        priority: int,
+    ) -> None:
+        """Hand the admitted rows to the service. For `InferExchange` only."""
+        self._model = model
+        self._infer = infer
+        self._is_group = is_group
+        self._waiting = len(rows)
+        index = model.index
+        on_done = self._request_done
+        requests = [PendingRequest(index, row, arrived_ns, deadline_ns, priority, on_done) for row in rows]
+        self._requests = requests
+        service = self._owner.service
+        for request in requests:
+            try:
+                service.submit(request)
+            except SymphonyError as error:
+                model.stats.request_rejected(error.reason, len(requests) - self._submitted)
+                self.fail(error)
+                return
+            if self.is_done:
+                # Answered from inside submit: by this request, or by an earlier one that failed meanwhile.
+                if not _is_ended(request):
+                    service.cancel(request)
+                return
+            self._submitted += 1
+
+    def fail(self, error: SymphonyError) -> None:
+        """Reply with the error, and cancel what is still under way. Does nothing once answered."""
+        if self.is_done:
+            return
+        if not error.model and self._model is not None:
+            error.model = self._model.config.name
+        self._reply(error_reply(error, self._is_msgpack))
+
+    def _request_done(self, request: PendingRequest) -> None:
+        if self.is_done:
+            return
+        if request.error is not None:
+            self.fail(request.error)
+            return
+        self._waiting -= 1
+        if self._waiting == 0:
+            self._answer()
+
+    def _answer(self) -> None:
+        model, infer = self._model, self._infer
+        assert model is not None and infer is not None
+        try:
+            outputs = self._outputs(infer.output_names)
+            config = model.config
+            parts, content_type, extra = encode_response(
+                InferResponse(model_name=config.name, model_version=config.version, outputs=outputs, id=infer.id),
+                infer.form,
+            )
+        except Exception:
+            _log.exception('model "%s": cannot encode the outputs', model.config.name)
+            self.fail(internal_error())
+            return
+        self._reply(EncodedReply(200, content_type, list(extra.items()), parts))
+
+    def _outputs(self, names: tuple[str, ...] | None) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the outputs asked for (all when None), those of a group behind a leading batch dimension."""
+        first = self._requests[0].outputs
+        assert first is not None
+        if names is None:
+            names = tuple(first)
+        if not self._is_group:
+            return {name: first[name] for name in names}
+        rows = [request.outputs for request in self._requests if request.outputs is not None]
+        return {name: np.stack([row[name] for row in rows]) for name in names}
+
+    def _reply(self, reply: EncodedReply) -> None:
+        on_reply = self._on_reply
+        assert on_reply is not None
+        self._end()
+        if self._request_id is not None:
+            reply.headers.append(("X-Request-Id", self._request_id))
+        on_reply(reply)
+
+    def _end(self) -> None:
+        self.is_done = True
+        self._on_reply = None
+        self._infer = None
+        self._owner.release(self._body_bytes)
+        requests, self._requests = self._requests, ()
+        for request in requests[: self._submitted]:
+            if not _is_ended(request):
+                self._owner.service.cancel(request)
+
+
+class InferExchange:
+    """Start infer calls against a `Service`, within limits."""
+
+    def __init__(
+        self,
+        service: Service,
+        limits: IngressLimits,
+        wire_limits: WireLimits | None = None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.service = service
+        self.limits = limits
+        self.in_flight = 0
+        """Infer calls started and not answered."""
+        self.body_bytes = 0
+        """Bytes of bodies held: being read (see `reserve`) or in flight."""
+        self._wire_limits = WireLimits() if wire_limits is None else wire_limits
+        self._timeout_ns_max = ms_to_ns(limits.timeout_ms_max)
+        self._clock_ns = clock_ns
+        self._admissions: dict[int, Admission] = {}
+
+    def refusal(self, body_bytes: int) -> SymphonyError | None:
+        """Return why a body of this many bytes would not be taken now, None when it would. Ask before reading it."""
+        limits = self.limits
+        if body_bytes > limits.body_bytes_max:
+            return SymphonyError(
+                Reason.TOO_LARGE,
+                f"the body has {body_bytes} bytes, allowed are {limits.body_bytes_max} (body_bytes_max); "
+                "send fewer rows in a call, or raise the limit",
+            )
+        if self.in_flight >= limits.in_flight_max:
+            return SymphonyError(
+                Reason.QUEUE_FULL,
+                f"{self.in_flight} calls are in flight, allowed are {limits.in_flight_max} (in_flight_max); "
+                "try again later",
+            )
+        if self.body_bytes + body_bytes > limits.body_bytes_total_max:
+            return SymphonyError(
+                Reason.QUEUE_FULL,
+                f"bodies of {self.body_bytes} bytes are held, with {body_bytes} more they would exceed "
+                f"{limits.body_bytes_total_max} (body_bytes_total_max); try again later",
+            )
+        return None
+
+    def reserve(self, body_bytes: int) -> None:
+        """Count bytes of a body that is being read; take them back with a negative count before `start`."""
+        self.body_bytes += body_bytes
+
+    def release(self, body_bytes: int) -> None:
+        """Count an exchange as over. For `Exchange` only."""
+        self.in_flight -= 1
+        self.body_bytes -= body_bytes
+
+    def start(
+        self,
+        model_name: str,
+        version: str | None,
+        headers: Headers,
+        body: bytes | bytearray | memoryview,
+        on_reply: OnReply,
+    ) -> Exchange:
+        """Decode, check and submit one call; `on_reply` gets the answer, good or not.
+
+        `body` is whole and not compressed, and must not change afterwards: tensors may be views of it. `version` None
+        means any. Never raises, whatever a client sent.
+        """
+        arrived_ns = self._clock_ns()
+        content_type = headers.get("content-type") or ""
+        request_id = headers.get("x-request-id")
+        if request_id is not None and not self._is_echoed(request_id):
+            request_id = None
+        body_bytes = len(body)
+        exchange = Exchange(
+            self, body_bytes, wants_msgpack(content_type, headers.get("accept") or ""), request_id, on_reply
+        )
+        refusal = self.refusal(body_bytes)
+        self.in_flight += 1
+        self.body_bytes += body_bytes
+        model = None
+        try:
+            model = self.service.find(model_name, version)
+            if refusal is not None:
+                raise refusal
+            admission = self._admission(model)
+            infer = decode_request(body, content_type, _header_length(headers), self._wire_limits)
+            rows, is_group = admission.rows(infer.inputs)
+            if infer.output_names is not None:
+                admission.check_output_names(infer.output_names)
+            deadline_ns = admission.deadline_ns(
+                arrived_ns,
+                infer.timeout_ns,
+                headers.get("x-request-timeout-ms"),
+                headers.get("symphony-slo-ms"),
+                self._timeout_ns_max,
+            )
+            priority = admission.priority(infer.priority)
+            exchange.submit(model, infer, rows, is_group, arrived_ns, deadline_ns, priority)
+        except SymphonyError as error:
+            if model is None:
+                self.service.stats.request_refused(error.reason)
+            else:
+                model.stats.request_rejected(error.reason)
+            error.model = error.model or model_name
+            exchange.fail(error)
+        except Exception:
+            _log.exception('model "%s": cannot admit a request', model_name)
+            exchange.fail(internal_error())
+        return exchange
+
+    def _admission(self, model: ServedModel) -> Admission:
+        admission = self._admissions.get(model.index)
+        if admission is None or admission.config is not model.config:
+            admission = self._admissions[model.index] = Admission(model.config)
+        return admission
+
+    def _is_echoed(self, request_id: str) -> bool:
+        return len(request_id) <= self.limits.request_id_chars_max and request_id.isascii() and request_id.isprintable()
+
+
+def _header_length(headers: Headers) -> int | None:
+    """Return the length of the JSON part that Triton's binary extension announces, None when it does not."""
+    text = headers.get("inference-header-content-length")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= _HEADER_LENGTH_DIGITS_MAX):
+        raise SymphonyError(
+            Reason.BAD_INPUT,
+            f"header Inference-Header-Content-Length is {text[:32]!r}, expected the length in bytes of the JSON part",
+        )
+    return int(text)
+
+
+def _is_ended(request: PendingRequest) -> bool:
+    return request.outputs is not None or request.error is not None

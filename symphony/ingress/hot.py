@@ -1,0 +1,346 @@
+"""Answer infer calls without aiohttp's per-request cost, and hand every other connection to aiohttp.
+
+A connection starts here. As long as its messages are plain infer calls (`POST /v2/models/.../infer HTTP/1.1` with a
+`Content-Length`, neither compressed nor expecting 100-continue) they are parsed by llhttp (httptools), run through the same
+`InferExchange` as everywhere, and answered with one write. The first message that is anything else moves the connection,
+with the bytes received and not yet used, to an aiohttp protocol for the rest of its life. So both paths behave
+alike and only one place knows each rule; the tests of the infer route run against both.
+
+Measured reason: aiohttp's request, task, future and response objects cost more than decoding, scheduling and
+encoding together (see bench/ingress.py).
+
+One message at a time: what a client pipelines behind an unanswered call waits in `_buffer` with reading paused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from urllib.parse import unquote
+
+import httptools
+
+from symphony.ingress.exchange import Exchange, InferExchange
+from symphony.ingress.limits import IngressLimits
+from symphony.ingress.replies import EncodedReply
+
+_PREFIX = b"POST /v2/models/"
+_HEAD_END = b"\r\n\r\n"
+_NOT_HOT = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
+_KEPT = {
+    name.encode(): name
+    for name in (
+        "content-type",
+        "accept",
+        "x-request-id",
+        "inference-header-content-length",
+        "x-request-timeout-ms",
+        "symphony-slo-ms",
+        "content-length",
+        "connection",
+    )
+}
+_STATUS_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: ".encode() for status in HTTPStatus
+}
+_SWEEP_EVERY_S = 1.0
+
+
+class HotServer:
+    """Make the protocols of one listening socket; bound how long a connection may dawdle."""
+
+    def __init__(
+        self, exchanges: InferExchange, make_other: Callable[[], asyncio.Protocol], limits: IngressLimits
+    ) -> None:
+        self.exchanges = exchanges
+        self.make_other = make_other
+        self.head_bytes_max = limits.header_line_bytes_max * 2
+        self.limits = limits
+        self.connections: set[HotProtocol] = set()
+        self._targets: dict[bytes, tuple[str, str | None] | None] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def __call__(self) -> asyncio.Protocol:
+        """Return the protocol of a new connection: the protocol factory of `loop.create_server`."""
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep)
+        return HotProtocol(self)
+
+    def target(self, path: bytes) -> tuple[str, str | None] | None:
+        """Return (model, version) when `path` is an infer route, else None. Remembers what it met, up to a bound."""
+        try:
+            return self._targets[path]
+        except KeyError:
+            if len(self._targets) >= 4096:
+                self._targets.clear()
+            found = self._targets[path] = _parse_target(path)
+            return found
+
+    def close(self) -> None:
+        """Close the connections that are idle, and the others as soon as they have been answered."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        for connection in list(self.connections):
+            connection.close_when_idle()
+
+    def _sweep(self) -> None:
+        self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep)
+        now_s = time.monotonic()
+        for connection in list(self.connections):
+            connection.close_if_slow(now_s)
+
+
+class HotProtocol(asyncio.Protocol):
+    """One connection, until it is handed to aiohttp. Also the parser's callback object."""
+
+    __slots__ = (
+        "_body",
+        "_body_start",
+        "_buffer",
+        "_exchange",
+        "_headers",
+        "_is_closing",
+        "_is_hot",
+        "_is_reading_paused",
+        "_is_write_paused",
+        "_keeps_alive",
+        "_need",
+        "_received",
+        "_server",
+        "_since_s",
+        "_target",
+        "_transport",
+    )
+
+    def __init__(self, server: HotServer) -> None:
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self._buffer = b""
+        self._body: bytearray | None = None
+        self._received = 0
+        self._need = 0
+        self._body_start = 0
+        self._headers: dict[str, str] = {}
+        self._target: tuple[str, str | None] | None = None
+        self._exchange: Exchange | None = None
+        self._is_hot = True
+        self._keeps_alive = True
+        self._is_closing = False
+        self._is_reading_paused = False
+        self._is_write_paused = False
+        self._since_s = time.monotonic()
+
+    # ---- transport ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the connection."""
+        self._transport = transport  # type: ignore[assignment]
+        self._server.connections.add(self)
+        self._server.exchanges.service.stats.connection_count += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel what the client no longer waits for."""
+        self._server.connections.discard(self)
+        self._server.exchanges.service.stats.connection_count -= 1
+        if self._body is not None:
+            self._server.exchanges.reserve(-self._need)
+            self._body = None
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.cancel()
+        self._transport = None
+
+    def pause_writing(self) -> None:
+        """Take no further message while the client does not read its answers."""
+        self._is_write_paused = True
+
+    def resume_writing(self) -> None:
+        """Go on with what waits."""
+        self._is_write_paused = False
+        if self._exchange is None:
+            self._go_on()
+
+    def data_received(self, data: bytes) -> None:
+        """Collect a message and run it; called by the event loop with whatever has arrived."""
+        if self._body is not None:
+            end = self._received + len(data)
+            if end <= self._need:
+                self._body[self._received : end] = data
+                self._received = end
+                if end == self._need:
+                    self._body_complete(self._body)
+                return
+            left = self._need - self._received
+            self._body[self._received :] = data[:left]
+            self._buffer = data[left:]
+            self._body_complete(self._body)
+            return
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        elif self._exchange is None:
+            self._since_s = time.monotonic()
+        if self._exchange is not None or self._is_write_paused:
+            self._buffer = data
+            self._pause_reading()
+            return
+        self._message(data)
+
+    # ---- messages ----------------------------------------------------------------------------------------------
+
+    def _message(self, data: bytes) -> None:
+        """Start the message at the beginning of `data`, or keep it until its head is whole."""
+        if data[: len(_PREFIX)] != _PREFIX[: len(data)]:
+            self._hand_over(data)
+            return
+        end = data.find(_HEAD_END)
+        if end < 0:
+            if len(data) > self._server.head_bytes_max:
+                self._hand_over(data)
+            else:
+                self._buffer = data
+            return
+        end += len(_HEAD_END)
+        self._headers = {}
+        self._target = None
+        self._is_hot = True
+        parser = httptools.HttpRequestParser(self)
+        try:
+            parser.feed_data(data[:end])
+        except httptools.HttpParserError:
+            # aiohttp says what is wrong with it.
+            self._hand_over(data)
+            return
+        length = self._headers.get("content-length", "")
+        if not self._is_hot or self._target is None or not length.isdigit() or parser.get_http_version() != "1.1":
+            self._hand_over(data)
+            return
+        need = int(length)
+        self._keeps_alive = self._headers.get("connection", "").lower() != "close"
+        have = len(data) - end
+        if have == need:
+            self._run(data[end:])
+            return
+        if have > need:
+            self._buffer = data[end + need :]
+            self._run(data[end : end + need])
+            return
+        if self._server.exchanges.refusal(need) is not None:
+            self._hand_over(data)
+            return
+        self._server.exchanges.reserve(need)
+        body = bytearray(need)
+        body[:have] = data[end:]
+        self._body, self._need, self._received = body, need, have
+
+    def on_url(self, url: bytes) -> None:
+        """Take the parser's request target."""
+        self._target = self._server.target(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one header from the parser."""
+        name = name.lower()
+        known = _KEPT.get(name)
+        if known is not None:
+            if known in self._headers:
+                self._is_hot = False
+            self._headers[known] = value.decode("latin-1")
+        elif name in _NOT_HOT:
+            self._is_hot = False
+
+    def _body_complete(self, body: bytearray) -> None:
+        self._body = None
+        self._server.exchanges.reserve(-self._need)
+        self._run(body)
+
+    def _run(self, body: bytes | bytearray) -> None:
+        target = self._target
+        assert target is not None
+        exchange = self._server.exchanges.start(target[0], target[1], self._headers, body, self._reply)
+        if not exchange.is_done:
+            self._exchange = exchange
+
+    def _reply(self, reply: EncodedReply) -> None:
+        """Write the answer, then go on with what the client sent meanwhile."""
+        self._exchange = None
+        transport = self._transport
+        if transport is None:
+            return
+        head = [_STATUS_LINES[reply.status], reply.content_type.encode(), b"\r\nContent-Length: "]
+        head.append(str(reply.body_bytes).encode())
+        for name, value in reply.headers:
+            head.append(f"\r\n{name}: {value}".encode("latin-1"))
+        is_last = self._is_closing or not self._keeps_alive or reply.status == 413
+        head.append(b"\r\nConnection: close\r\n\r\n" if is_last else b"\r\n\r\n")
+        transport.write(b"".join((*head, *reply.parts)))
+        self._since_s = time.monotonic()
+        if is_last:
+            transport.close()
+        elif self._buffer or self._is_reading_paused:
+            # Not from inside data_received: a pipelining client must not nest calls.
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._transport is None or self._exchange is not None or self._is_write_paused:
+            return
+        data, self._buffer = self._buffer, b""
+        if data:
+            self._message(data)
+        if self._exchange is None and self._is_reading_paused and self._transport is not None:
+            self._is_reading_paused = False
+            self._transport.resume_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._is_reading_paused and self._transport is not None:
+            self._is_reading_paused = True
+            self._transport.pause_reading()
+
+    # ---- the end -----------------------------------------------------------------------------------------------
+
+    def _hand_over(self, data: bytes) -> None:
+        """Make the connection aiohttp's, with everything received and not yet used."""
+        transport = self._transport
+        assert transport is not None
+        self._server.connections.discard(self)
+        self._server.exchanges.service.stats.connection_count -= 1
+        self._buffer = b""
+        self._transport = None
+        other = self._server.make_other()
+        transport.set_protocol(other)
+        other.connection_made(transport)
+        if self._is_reading_paused:
+            transport.resume_reading()
+        other.data_received(data)
+
+    def close_when_idle(self) -> None:
+        """Close now, or right after the answer under way."""
+        self._is_closing = True
+        if self._exchange is None and self._transport is not None:
+            self._transport.close()
+
+    def close_if_slow(self, now_s: float) -> None:
+        """Close a connection that has been silent, or has not finished a message, for too long."""
+        if self._exchange is not None or self._transport is None:
+            return
+        is_inside = self._body is not None or bool(self._buffer)
+        limits = self._server.limits
+        if now_s - self._since_s > (limits.body_timeout_s if is_inside else limits.keepalive_timeout_s):
+            self._transport.abort()
+
+
+def _parse_target(path: bytes) -> tuple[str, str | None] | None:
+    if b"?" in path or not path.endswith(b"/infer"):
+        return None
+    parts = path.split(b"/")
+    # ["", "v2", "models", name, "infer"] or [..., name, "versions", version, "infer"]
+    try:
+        if len(parts) == 5:
+            return unquote(parts[3].decode("ascii"), errors="strict"), None
+        if len(parts) == 7 and parts[4] == b"versions":
+            return unquote(parts[3].decode("ascii"), errors="strict"), unquote(parts[5].decode("ascii"), errors="strict")
+    except UnicodeDecodeError:
+        return None
+    return None

@@ -1,0 +1,72 @@
+"""Answer `POST .../infer` over aiohttp: read the body, run the exchange, write its reply."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from symphony.errors import Reason, SymphonyError
+from symphony.ingress.bodies import inflate, read_body
+from symphony.ingress.exchange import InferExchange
+from symphony.ingress.replies import EncodedReply
+
+
+class InferHandler:
+    """Serve infer calls. Needs `handler_cancellation` (see `make_runner`), so that a client may leave."""
+
+    def __init__(self, exchanges: InferExchange) -> None:
+        self._exchanges = exchanges
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        """Answer one call; raise SymphonyError for a body that cannot be taken."""
+        exchanges = self._exchanges
+        name = request.match_info["model"]
+        try:
+            body = await self._body(request)
+        except SymphonyError as error:
+            error.model = name
+            exchanges.service.stats.request_refused(error.reason)
+            raise
+        answered: asyncio.Future[EncodedReply] = asyncio.get_running_loop().create_future()
+
+        def on_reply(reply: EncodedReply) -> None:
+            if not answered.done():
+                answered.set_result(reply)
+
+        exchange = exchanges.start(name, request.match_info.get("version"), request.headers, body, on_reply)
+        try:
+            reply = await answered
+        finally:
+            exchange.cancel()
+        return to_response(reply)
+
+    async def _body(self, request: web.Request) -> bytes:
+        exchanges = self._exchanges
+        limits = exchanges.limits
+        # A body without a declared length is counted at its largest until it is read.
+        declared = request.content_length
+        reserved = limits.body_bytes_max if declared is None and request.can_read_body else declared or 0
+        refusal = exchanges.refusal(reserved)
+        if refusal is not None:
+            raise refusal
+        encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding != "identity":
+            reserved = limits.body_bytes_max
+        exchanges.reserve(reserved)
+        try:
+            body = await read_body(request, limits.body_bytes_max, limits.body_timeout_s)
+            if encoding != "identity":
+                body = await inflate(body, encoding, limits.body_bytes_max)
+        finally:
+            exchanges.reserve(-reserved)
+        return body
+
+
+def to_response(reply: EncodedReply) -> web.Response:
+    """Return aiohttp's form of a reply. A body refused for its size closes its connection."""
+    response = web.Response(status=reply.status, body=reply.body(), headers={"Content-Type": reply.content_type})
+    response.headers.extend(reply.headers)
+    if reply.status == Reason.TOO_LARGE.http_status:
+        response.force_close()
+    return response

@@ -1,0 +1,146 @@
+"""Answer every route but infer: health, metadata, statistics, repository, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from aiohttp import web
+
+from symphony.errors import Reason, SymphonyError
+from symphony.ingress.bodies import inflate, read_body
+from symphony.ingress.limits import IngressLimits
+from symphony.ingress.metadata import index_entry, model_config, model_metadata, server_metadata
+from symphony.ingress.service import ServedModel, Service
+from symphony.metrics import triton_statistics
+
+READY = "READY"
+
+
+class Routes:
+    """The handlers, over one `Service`. Each returns JSON, or raises SymphonyError for the error middleware."""
+
+    def __init__(self, service: Service, limits: IngressLimits) -> None:
+        self._service = service
+        self._limits = limits
+
+    async def landing(self, _request: web.Request) -> web.Response:
+        """Say what this is and where to look next."""
+        return web.json_response(
+            {
+                "name": self._service.name,
+                "version": self._service.version,
+                "models": [f"/v2/models/{name}" for name in sorted({m.config.name for m in self._service.models()})],
+                "health": "/v2/health/ready",
+                "metrics": "/metrics",
+            }
+        )
+
+    async def server_metadata(self, _request: web.Request) -> web.Response:
+        """Answer `GET /v2`."""
+        return web.json_response(server_metadata(self._service))
+
+    async def live(self, _request: web.Request) -> web.Response:
+        """Answer `GET /v2/health/live`: 503 once the node should be restarted."""
+        health = self._service.health()
+        return _state("live", health.is_live, health.reason)
+
+    async def ready(self, _request: web.Request) -> web.Response:
+        """Answer `GET /v2/health/ready`: 503 while the node should get no requests."""
+        health = self._service.health()
+        return _state("ready", health.is_ready, health.reason)
+
+    async def model_metadata(self, request: web.Request) -> web.Response:
+        """Answer `GET /v2/models/{m}`."""
+        return web.json_response(model_metadata(self._find(request).config))
+
+    async def model_ready(self, request: web.Request) -> web.Response:
+        """Answer `GET /v2/models/{m}/ready`: 503 until it is loaded, warmed and profiled."""
+        model = self._find(request)
+        return _state("ready", model.state == READY, model.reason or model.state, model.config.name)
+
+    async def model_config(self, request: web.Request) -> web.Response:
+        """Answer `GET /v2/models/{m}/config`."""
+        return web.json_response(model_config(self._find(request).config))
+
+    async def model_stats(self, request: web.Request) -> web.Response:
+        """Answer `GET /v2/models/{m}/stats`."""
+        return web.json_response({"model_stats": [_statistics(self._find(request))]})
+
+    async def all_stats(self, _request: web.Request) -> web.Response:
+        """Answer `GET /v2/models/stats`."""
+        return web.json_response({"model_stats": [_statistics(model) for model in self._service.models()]})
+
+    async def repository_index(self, request: web.Request) -> web.Response:
+        """Answer `POST /v2/repository/index`; `{"ready": true}` leaves out what is not ready."""
+        body = await self._json(request)
+        is_ready_only = body.get("ready", False)
+        if not isinstance(is_ready_only, bool):
+            raise SymphonyError(Reason.BAD_INPUT, f'"ready" is {is_ready_only!r:.64}, expected true or false')
+        models = [model for model in self._service.models() if model.state == READY or not is_ready_only]
+        return web.json_response([index_entry(model) for model in models])
+
+    async def load(self, request: web.Request) -> web.Response:
+        """Answer `POST /v2/repository/models/{m}/load`: when the model is ready."""
+        name = request.match_info["model"]
+        parameters = (await self._json(request)).get("parameters") or {}
+        if parameters:
+            raise SymphonyError(
+                Reason.BAD_INPUT,
+                f'model "{name}": load takes no parameters here; change the folder in the repository, then load it',
+                model=name,
+            )
+        await self._service.load(name)
+        return web.json_response({})
+
+    async def unload(self, request: web.Request) -> web.Response:
+        """Answer `POST /v2/repository/models/{m}/unload`: when its accepted requests have ended."""
+        await self._json(request)
+        await self._service.unload(request.match_info["model"])
+        return web.json_response({})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Answer `GET /metrics`. Rendered in a thread: with many models it takes longer than an SLO."""
+        text, content_type = await asyncio.to_thread(self._service.metrics_text, request.headers.get("Accept", ""))
+        return web.Response(body=text, headers={"Content-Type": content_type})
+
+    async def unsupported(self, request: web.Request) -> web.Response:
+        """Answer the extensions of the protocol that this server does not have: 501, as the clients expect."""
+        raise web.HTTPNotImplemented(reason=f"{request.path} is not supported by this server")
+
+    def _find(self, request: web.Request) -> ServedModel:
+        match = request.match_info
+        return self._service.find(match["model"], match.get("version"))
+
+    async def _json(self, request: web.Request) -> dict[str, Any]:
+        limits = self._limits
+        body = await read_body(request, limits.control_body_bytes_max, limits.body_timeout_s)
+        encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding != "identity":
+            body = await inflate(body, encoding, limits.control_body_bytes_max)
+        if not body.strip():
+            return {}
+        try:
+            value = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise SymphonyError(Reason.BAD_INPUT, f"the body is not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise SymphonyError(
+                Reason.BAD_INPUT, f"the body is a {type(value).__name__}, expected an object or nothing"
+            )
+        return value
+
+
+def _statistics(model: ServedModel) -> dict[str, Any]:
+    return triton_statistics(model.config.name, model.config.version, model.stats)
+
+
+def _state(key: str, is_so: bool, reason: str, model: str = "") -> web.Response:
+    """Return 200 `{key: true}`, or 503 with the error body besides `{key: false}`."""
+    named = {"name": model} if model else {}
+    if is_so:
+        return web.json_response({**named, key: True})
+    what = f'model "{model}"' if model else "the server"
+    error = SymphonyError(Reason.NOT_READY, f"{what} is not {key}: {reason or 'no reason given'}", model=model)
+    return web.json_response({**named, key: False, **error.body()}, status=503, headers={"Retry-After": "1"})
