@@ -12,7 +12,8 @@ import uvloop
 
 from symphony.config import NodeConfig
 from symphony.errors import ConfigError
-from symphony.ingress import IngressLimits, build_app, make_runner
+from symphony.ingress import InferExchange, IngressLimits, build_app, make_runner
+from symphony.ingress.hot import HotServer
 from symphony.server.node import Node
 
 _log = logging.getLogger(__name__)
@@ -51,10 +52,13 @@ async def _serve(config: NodeConfig) -> int:
         in_flight_max=config.request_count_max,
         timeout_ms_max=config.timeout_ms_max,
     )
-    runner = make_runner(build_app(node, limits), limits)
+    exchanges = InferExchange(node, limits)
+    runner = make_runner(build_app(node, limits, exchanges), limits)
     await runner.setup()
+    assert runner.server is not None
+    hot = HotServer(exchanges, runner.server, limits)
     try:
-        server = await asyncio_loop.create_server(runner.server, config.host, config.port, backlog=1024)
+        server = await asyncio_loop.create_server(hot, config.host, config.port, backlog=1024)
     except OSError as error:
         await runner.cleanup()
         raise ConfigError(
@@ -80,6 +84,7 @@ async def _serve(config: NodeConfig) -> int:
     starting.cancel()
     server.close()
     await node.stop()
+    hot.close()
     await runner.cleanup()
     _log.info("ended with code %d", code)
     return code
