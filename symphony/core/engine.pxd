@@ -134,6 +134,7 @@ cdef class Engine:
     cdef int64_t epoch
     cdef cbool has_epoch
     cdef cbool targets_dirty
+    cdef double ease                            # share of its target under which a batch is shed for
 
     cdef readonly int64_t now_ns
     cdef vector[NativeDecision] decisions

@@ -13,7 +13,7 @@ A candidate's urgency only grows while its queue stays as it is (a batch that no
 from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN
 from libcpp.algorithm cimport sort
 
-from symphony.core.stagger cimport early_batch_size, staggered_batch_size
+from symphony.core.stagger cimport early_batch_size, shedding_ease, staggered_batch_size
 
 cdef int64_t NEVER = INT64_MAX
 cdef int64_t EPOCH_ROLLS_MAX = 8
@@ -645,7 +645,7 @@ cdef class Engine:
     cdef cbool shed_one(self, int32_t model, int32_t kind, int32_t count) noexcept nogil:
         """Drop the request that keeps the batch under its target size; False when none should go."""
         cdef Model* m = &self.models[model]
-        cdef int32_t aim = self.targets[model * KIND_COUNT + kind]
+        cdef int32_t aim = <int32_t>(self.ease * <double>self.targets[model * KIND_COUNT + kind])
         cdef int32_t before = 0
         cdef int32_t level
         cdef int32_t limiting = -1
@@ -746,6 +746,7 @@ cdef class Engine:
                     self.models[i].share = self.models[i].share / total
                 else:
                     self.models[i].share = 1.0 / <double>self.model_count
+        self.ease = shedding_ease(total / <double>self.epoch_ns, <double>self.usable_count)
         self.targets_dirty = True
 
     cdef void measure_targets(self) noexcept nogil:

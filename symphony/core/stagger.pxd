@@ -36,3 +36,18 @@ cdef inline int32_t early_batch_size(int32_t target, double gpus) noexcept nogil
     if share < 0.6:
         share = 0.6
     return <int32_t>ceil(share * <double>target)
+
+
+# How hard to shed, as a share of the target batch size, from the GPUs' time that arrivals ask for. While the load can be carried,
+# a queue that is too long is a burst: it passes, and requests dropped for larger batches are lost for nothing. Beyond
+# what can be carried, every small batch costs more requests later than are shed now.
+cdef inline double shedding_ease(double gpus_asked, double gpus_usable) noexcept nogil:
+    cdef double pressure
+    if gpus_usable <= 0.0:
+        return 0.6
+    pressure = gpus_asked / gpus_usable
+    if pressure <= 0.9:
+        return 0.6
+    if pressure >= 1.05:
+        return 1.0
+    return 0.6 + 0.4 * ((pressure - 0.9) / 0.15)
