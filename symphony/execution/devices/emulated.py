@@ -19,6 +19,7 @@ import numpy as np
 
 from symphony.config import EmulatedSpec, ModelConfig, TensorSpec
 from symphony.execution.devices.base import DeviceError, Tensors
+from symphony.execution.devices.tensors import checked_outputs
 from symphony.units import ms_to_ns
 from symphony.wire.tensors import NUMPY_DTYPES
 
@@ -76,14 +77,12 @@ class EmulatedModel:
         started_ns = max(time.monotonic_ns(), self._device.busy_until_ns)
         ends_at_ns = started_ns + duration_ns
         self._device.busy_until_ns = ends_at_ns
-        batch_size = len(inputs)
+        source = self.config.inputs[0]
+        outputs = {out.name: _echo(source, out, inputs) for out in self.config.outputs}
         if spec.wrong_shape_every and count % spec.wrong_shape_every == 0:
-            raise DeviceError(
-                f'model "{self.config.name}": injected wrong output shape in batch {count} (emulated.wrong_shape_every)'
-            )
-        outputs = {out.name: _echo(self.config.inputs[0], out, inputs, batch_size) for out in self.config.outputs}
+            outputs = {name: np.repeat(output, 2, axis=0)[:, :1] for name, output in outputs.items()}
         hangs = bool(spec.hang_every) and count % spec.hang_every == 0
-        return EmulatedFlight(started_ns, ends_at_ns, outputs, hangs)
+        return EmulatedFlight(started_ns, ends_at_ns, checked_outputs(self.config, outputs, len(inputs)), hangs)
 
 
 class EmulatedFlight:
@@ -121,9 +120,8 @@ def latency_table_ns(config: ModelConfig) -> tuple[int, ...]:
     return tuple(max(1, ms_to_ns(alpha * b + beta)) for b in range(1, config.batch_size_max + 1))
 
 
-def _echo(
-    source: TensorSpec, target: TensorSpec, inputs: Sequence[Tensors], batch_size: int
-) -> np.ndarray[Any, Any]:
+def _echo(source: TensorSpec, target: TensorSpec, inputs: Sequence[Tensors]) -> np.ndarray[Any, Any]:
+    batch_size = len(inputs)
     shape = (batch_size, *target.shape)
     if target.datatype == "BYTES":
         empty = np.empty(shape, dtype=object)

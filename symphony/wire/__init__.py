@@ -1,0 +1,56 @@
+"""Turn received bytes into infer calls, and answers into bytes: three forms, one meaning (docs/wire.md).
+
+Pure: no clock, socket or thread. Whatever a client sends becomes an `InferRequest` or a SymphonyError `bad_input`;
+nothing is ever unpickled.
+"""
+
+from symphony.wire.codec import (
+    decode_error,
+    decode_request,
+    decode_response,
+    encode_error,
+    encode_request,
+    encode_response,
+    kind_of,
+)
+from symphony.wire.limits import WireLimits
+from symphony.wire.messages import (
+    FRAMED,
+    JSON,
+    JSON_BINARY,
+    MSGPACK,
+    MSGPACK_LISTS,
+    MSGPACK_MAP,
+    MSGPACK_MAP_LISTS,
+    Encoded,
+    Form,
+    FormKind,
+    InferRequest,
+    InferResponse,
+)
+from symphony.wire.tensors import datatype_of, dtype_of
+
+__all__ = [
+    "FRAMED",
+    "JSON",
+    "JSON_BINARY",
+    "MSGPACK",
+    "MSGPACK_LISTS",
+    "MSGPACK_MAP",
+    "MSGPACK_MAP_LISTS",
+    "Encoded",
+    "Form",
+    "FormKind",
+    "InferRequest",
+    "InferResponse",
+    "WireLimits",
+    "datatype_of",
+    "decode_error",
+    "decode_request",
+    "decode_response",
+    "dtype_of",
+    "encode_error",
+    "encode_request",
+    "encode_response",
+    "kind_of",
+]

@@ -1,0 +1,38 @@
+"""Word what is wrong with a message, safely: whatever a client sent may end up in these texts."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from symphony.errors import Reason, SymphonyError
+
+SHOWN_LENGTH_MAX: Final = 64
+"""Characters of a client's text that an error repeats."""
+
+
+def bad_input(message: str) -> SymphonyError:
+    """Return the error for a message that cannot be taken."""
+    return SymphonyError(Reason.BAD_INPUT, message)
+
+
+def quoted(name: str) -> str:
+    """Return a name in double quotes, cut to `SHOWN_LENGTH_MAX` characters, escaped if it is not printable."""
+    text = name if len(name) <= SHOWN_LENGTH_MAX else name[: SHOWN_LENGTH_MAX - 3] + "..."
+    return f'"{text if text.isprintable() else ascii(text)[1:-1]}"'
+
+
+def shown(value: Any) -> str:
+    """Return a decoded value for an error text: scalars as they are, cut; containers by their kind only."""
+    # Never repr a container: it may be huge, or nested deeper than the interpreter's stack.
+    if value is None or isinstance(value, bool | int | float):
+        text = repr(value)
+        return text if len(text) <= SHOWN_LENGTH_MAX else text[: SHOWN_LENGTH_MAX - 3] + "..."
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "a map"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{len(value)} raw bytes"
+    return f"a value of type {type(value).__name__}"

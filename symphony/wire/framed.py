@@ -1,0 +1,277 @@
+"""The framed form: a msgpack header, then raw tensors at 64-byte boundaries, decoded without copying.
+
+`u32 little-endian header length | header | zeros to 64 | tensor | zeros to 64 | tensor ...`. Both ways the time does
+not depend on the size of large tensors (BOOL is read once, BYTES becomes objects). This is the hot path of a node: the common case
+is written out straight, and what is wrong is looked for only once something did not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from struct import Struct
+from typing import Any, Final
+
+import msgpack
+import numpy as np
+
+from symphony.wire.faults import bad_input, quoted, shown
+from symphony.wire.limits import WireLimits
+from symphony.wire.messages import (
+    FRAMED,
+    NO_NAMES,
+    NO_PARAMETERS,
+    Array,
+    Buffer,
+    Encoded,
+    FormKind,
+    InferRequest,
+    InferResponse,
+)
+from symphony.wire.msgpack_form import pack
+from symphony.wire.oip import (
+    check_id,
+    check_name,
+    check_parameters,
+    check_priority,
+    check_text,
+    timeout_to_ns,
+    timeout_to_us,
+)
+from symphony.wire.tensors import BY_WORD, COPY_BYTES_MAX, check_shape, describe, find_datatype, from_raw, to_raw
+
+VERSION: Final = 1
+ALIGNMENT: Final = 64
+_CONTENT_TYPE: Final = FormKind.FRAMED.value
+_U32: Final = Struct("<I")
+_ZEROS: Final = bytes(ALIGNMENT)
+_PREFIX_COUNT_MAX: Final = 1024
+"""Signatures of replies whose encoded header is remembered."""
+
+
+def decode_request(body: Buffer, limits: WireLimits) -> InferRequest:
+    """Return the request in a body; its tensors are read-only views of `body`. Raises `bad_input` saying what is wrong."""
+    if type(body) is not bytes:
+        body = memoryview(body).toreadonly()
+    header, data_at = _read_header(body, limits)
+    inputs, bf16_names = _read_tensors(body, data_at, header.get("inputs"), "input", limits)
+    get = header.get
+    names = get("outputs")
+    timeout_us = get("timeout_us")
+    parameters = get("parameters")
+    request_id = get("id")
+    model = get("model")
+    return InferRequest(
+        inputs,
+        None if request_id is None else check_id(request_id, limits),
+        None if names is None else _check_output_names(names, limits),
+        None if timeout_us is None else timeout_to_ns(timeout_us, "timeout_us", limits),
+        check_priority(get("priority", 0), "priority"),
+        NO_PARAMETERS if parameters is None else _check_parameters(parameters, limits),
+        FRAMED,
+        bf16_names,
+        None if model is None else check_text(model, "model", limits.name_length_max, "name_length_max"),
+    )
+
+
+def decode_response(body: Buffer, limits: WireLimits) -> InferResponse:
+    """Return the response in a body, as `decode_request` does the request."""
+    if type(body) is not bytes:
+        body = memoryview(body).toreadonly()
+    header, data_at = _read_header(body, limits)
+    outputs, bf16_names = _read_tensors(body, data_at, header.get("outputs"), "output", limits)
+    return InferResponse(
+        check_text(header.get("model", ""), "model", limits.name_length_max, "name_length_max"),
+        check_text(header.get("version", ""), "version", limits.name_length_max, "name_length_max"),
+        outputs,
+        check_id(header.get("id"), limits),
+        bf16_names,
+    )
+
+
+def encode_request(request: InferRequest) -> Encoded:
+    """Return the request as a frame. Large tensors are views of the arrays given."""
+    header: dict[str, Any] = {"v": VERSION}
+    if request.model is not None:
+        header["model"] = request.model
+    if request.id is not None:
+        header["id"] = request.id
+    if request.timeout_ns is not None:
+        header["timeout_us"] = timeout_to_us(request.timeout_ns)
+    if request.priority:
+        header["priority"] = check_priority(request.priority, "priority")
+    if request.parameters:
+        header["parameters"] = dict(request.parameters)
+    header["inputs"], raws = _write_tensors(request.inputs, request.bf16_names)
+    if request.output_names is not None:
+        header["outputs"] = request.output_names
+    return _join(_prefix(header), raws)
+
+
+_prefixes: dict[tuple[Any, ...], bytes] = {}
+
+
+def encode_response(response: InferResponse) -> Encoded:
+    """Return the response as a frame. Large tensors are views of the arrays given.
+
+    Without an id, the header depends only on model, version, names, dtypes and shapes; those met before are remembered.
+    """
+    outputs = response.outputs
+    if response.id is None and not response.bf16_names and len(outputs) == 1:
+        ((name, array),) = outputs.items()
+        dtype = array.dtype
+        if dtype.char != "O":
+            signature = (response.model_name, response.model_version, name, dtype, array.shape)
+            prefix = _prefixes.get(signature)
+            if prefix is None:
+                header, raws = _response_header(response)
+                prefix = _prefix(header)
+                if len(_prefixes) >= _PREFIX_COUNT_MAX:
+                    _prefixes.clear()
+                # Only a dtype that goes out as it is makes a signature.
+                if dtype == describe(name, array, NO_NAMES).dtype:
+                    _prefixes[signature] = prefix
+                return _join(prefix, raws)
+            if array.nbytes <= COPY_BYTES_MAX:
+                return Encoded([prefix + array.tobytes()], _CONTENT_TYPE, {})
+            return Encoded([prefix, to_raw(array, describe(name, array, NO_NAMES))], _CONTENT_TYPE, {})
+    header, raws = _response_header(response)
+    return _join(_prefix(header), raws)
+
+
+def _response_header(response: InferResponse) -> tuple[dict[str, Any], list[Buffer]]:
+    header: dict[str, Any] = {"v": VERSION, "model": response.model_name, "version": response.model_version}
+    if response.id is not None:
+        header["id"] = response.id
+    header["outputs"], raws = _write_tensors(response.outputs, response.bf16_names)
+    return header, raws
+
+
+def _read_header(body: bytes | memoryview, limits: WireLimits) -> tuple[dict[str, Any], int]:
+    """Return the header and the offset at which tensors start."""
+    size = len(body)
+    if size < 4:
+        raise bad_input(f"the frame has {size} bytes, expected at least the 4 of its header's length")
+    (length,) = _U32.unpack_from(body)
+    if length > limits.header_bytes_max:
+        raise bad_input(
+            f"the frame's header has a length of {length}, allowed are {limits.header_bytes_max} (header_bytes_max)"
+        )
+    end = 4 + length
+    if end > size:
+        raise bad_input(f"the frame's header has a length of {length}, but {size - 4} bytes follow")
+    try:
+        header = msgpack.unpackb(body[4:end], use_list=False, max_array_len=limits.header_array_length_max)
+    except Exception as error:  # the library has many; each means that the text is at fault
+        raise bad_input(f"the frame's header is not valid msgpack: {error or type(error).__name__}") from None
+    if type(header) is not dict:
+        raise bad_input(f"the frame's header is {shown(header)}, expected a map")
+    version = header.get("v")
+    if version != VERSION or type(version) is not int:
+        raise bad_input(f"the frame's version v is {shown(version)}, known is {VERSION}")
+    return header, (end + ALIGNMENT - 1) & -ALIGNMENT
+
+
+def _read_tensors(
+    body: bytes | memoryview, data_at: int, items: Any, role: str, limits: WireLimits
+) -> tuple[dict[str, Array], frozenset[str]]:
+    """Return the tensors as views of `body`, and the names of the BF16 ones."""
+    if type(items) is not tuple:
+        raise bad_input(f"{role}s is {shown(items)}, expected a list of tensors")
+    if len(items) > limits.tensor_count_max:
+        raise bad_input(f"{len(items)} {role}s, allowed are {limits.tensor_count_max} (tensor_count_max)")
+    size = len(body)
+    arrays: dict[str, Array] = {}
+    bf16_names = NO_NAMES
+    taken = data_at
+    for item in items:
+        try:
+            name = item["name"]
+            shape = item["shape"]
+            word = item["dtype"]
+            offset = item["off"]
+            length = item["n"]
+        except (KeyError, TypeError):
+            raise bad_input(f"an {role} is {shown(item)}, expected a map with name, dtype, shape, off and n") from None
+        if type(name) is not str or not 0 < len(name) <= limits.name_length_max:
+            check_name(name, role, limits)
+        if name in arrays:
+            raise bad_input(f"{role} {quoted(name)} is given twice; give each tensor a name of its own")
+        try:
+            datatype = BY_WORD[word]
+        except (KeyError, TypeError):
+            datatype = find_datatype(word, f"{role} {quoted(name)}")
+        count = check_shape(shape, name, limits)
+        if type(offset) is not int or offset < 0 or offset % ALIGNMENT or data_at + offset < taken:
+            raise bad_input(
+                f"{role} {quoted(name)}: off is {shown(offset)}, expected a multiple of {ALIGNMENT}, "
+                f"{taken - data_at} or more (behind the tensor before)"
+            )
+        start = data_at + offset
+        if type(length) is not int or length < 0:
+            raise bad_input(f"{role} {quoted(name)}: n is {shown(length)}, expected a number of bytes")
+        taken = start + length
+        if length and taken > size:
+            raise bad_input(
+                f"{role} {quoted(name)}: its data ends at byte {shown(taken)} of the frame, which has {size} bytes"
+            )
+        if count and length == count * datatype.itemsize and datatype.name != "BOOL":
+            arrays[name] = np.ndarray(shape, datatype.dtype, body, start)
+        else:
+            arrays[name] = from_raw(body, start, length, datatype, shape, count, f"{role} {quoted(name)}", limits)
+        if datatype.code == "bf16":
+            bf16_names |= {name}
+    if size - taken >= ALIGNMENT:
+        raise bad_input(f"{size - taken} bytes are left behind the last tensor of the frame")
+    return arrays, bf16_names
+
+
+def _check_output_names(names: Any, limits: WireLimits) -> tuple[str, ...] | None:
+    if type(names) is not tuple:
+        raise bad_input(f"outputs is {shown(names)}, expected a list of names")
+    if len(names) > limits.tensor_count_max:
+        raise bad_input(f"{len(names)} outputs asked for, allowed are {limits.tensor_count_max} (tensor_count_max)")
+    for name in names:
+        check_name(name, "output", limits)
+    if len(set(names)) != len(names):
+        raise bad_input("an output is asked for twice")
+    return names or None
+
+
+def _check_parameters(parameters: Any, limits: WireLimits) -> Mapping[str, Any]:
+    checked = check_parameters(parameters, limits)
+    for name, instead in (("timeout", "timeout_us"), ("priority", "priority")):
+        if name in checked:
+            raise bad_input(f'parameter "{name}" has a place of its own in a frame\'s header: "{instead}"')
+    return checked or NO_PARAMETERS
+
+
+def _write_tensors(
+    arrays: Mapping[str, Array], bf16_names: frozenset[str]
+) -> tuple[list[dict[str, Any]], list[Buffer]]:
+    """Return the header's maps of the tensors, and their raw data with the zeros between them."""
+    items: list[dict[str, Any]] = []
+    raws: list[Buffer] = []
+    at = 0
+    for name, array in arrays.items():
+        datatype = describe(name, array, bf16_names)
+        raw = to_raw(array, datatype)
+        pad = -at % ALIGNMENT
+        if pad:
+            raws.append(_ZEROS[:pad])
+            at += pad
+        length = len(raw)
+        items.append({"name": name, "dtype": datatype.code, "shape": array.shape, "off": at, "n": length})
+        raws.append(raw)
+        at += length
+    return items, raws
+
+
+def _prefix(header: dict[str, Any]) -> bytes:
+    packed = pack(header)
+    return b"".join((_U32.pack(len(packed)), packed, _ZEROS[: -(4 + len(packed)) % ALIGNMENT]))
+
+
+def _join(prefix: bytes, raws: list[Buffer]) -> Encoded:
+    if sum(map(len, raws)) <= COPY_BYTES_MAX:
+        return Encoded([b"".join([prefix, *raws])], _CONTENT_TYPE, {})
+    return Encoded([prefix, *raws], _CONTENT_TYPE, {})

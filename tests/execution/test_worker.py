@@ -1,0 +1,276 @@
+"""The worker on devices that succeed, fail, lie and hang: each batch ends once, and only the guilty one fails."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from symphony.config import EmulatedSpec, ModelConfig, TensorSpec
+from symphony.driver import PendingRequest
+from symphony.execution.devices.base import DeviceError, Tensors
+from symphony.execution.devices.emulated import EmulatedDevice, latency_table_ns
+from symphony.execution.worker import Batch, Worker, split_outputs
+
+
+def make_config(run_timeout_ms: float = 10_000.0, **emulated: Any) -> ModelConfig:
+    """Return an emulated model: `x` FP32[4] in, `y` FP32[2] out."""
+    spec = EmulatedSpec(**({"alpha_ms": 1.0, "beta_ms": 4.0} | emulated))
+    return ModelConfig(
+        name="echo",
+        version="1",
+        slo_ms=50.0,
+        batch_size_max=8,
+        inputs=(TensorSpec("x", "FP32", (4,)),),
+        outputs=(TensorSpec("y", "FP32", (2,)),),
+        format="emulated",
+        entry="",
+        device_kinds=("emulated",),
+        run_timeout_ms=run_timeout_ms,
+        emulated=spec,
+    )
+
+
+class FakePort:
+    """Hand out plans, remember what is reported."""
+
+    def __init__(self) -> None:
+        self.plans: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.finished: list[int] = []
+        self.started: list[tuple[int, int]] = []
+        self._next = 0
+
+    def give(self, requests: Sequence[PendingRequest]) -> int:
+        """Hand out a plan for the requests; return its id."""
+        self._next += 1
+        self.plans.put(SimpleNamespace(plan_id=self._next, gpu=0, model=0, ids=list(requests), decided_at_ns=0))
+        return self._next
+
+    def take(self, gpu: int) -> Any:
+        """Return the next plan, None when roused."""
+        return self.plans.get()
+
+    def rouse(self, gpu: int) -> None:
+        """Let one `take` return None."""
+        self.plans.put(None)
+
+    def batch_started(self, plan_id: int, gpu: int, started_ns: int) -> None:
+        """Remember the start."""
+        self.started.append((plan_id, started_ns))
+
+    def batch_finished(self, plan_id: int, gpu: int, finished_ns: int) -> None:
+        """Remember the end."""
+        self.finished.append(plan_id)
+
+    def wait_and_finish(self, plan_id: int, gpu: int, finished_ns: int) -> None:
+        """Sleep, then remember the end."""
+        time.sleep(max(0.0, (finished_ns - time.monotonic_ns()) / 1e9))
+        self.finished.append(plan_id)
+
+
+@dataclass
+class Bench:
+    """A worker under test with what it said."""
+
+    worker: Worker
+    port: FakePort
+    batches: queue.SimpleQueue[Batch]
+    made: list[PendingRequest] = field(default_factory=list)
+
+    def run(self, count: int = 1) -> Batch:
+        """Run one batch of `count` requests and return it."""
+        self.port.give(make_requests(count))
+        return self.batches.get(timeout=5)
+
+
+def make_requests(count: int) -> list[PendingRequest]:
+    """Return requests whose `x` starts with their number."""
+    return [
+        PendingRequest(0, {"x": np.full(4, number, np.float32)}, 0, 1, 4, lambda request: None)
+        for number in range(count)
+    ]
+
+
+@pytest.fixture
+def bench() -> Any:
+    """Return a maker of running workers; all are stopped at the end and must have ended."""
+    workers: list[Worker] = []
+
+    def make(config: ModelConfig, device: Any = None) -> Bench:
+        port = FakePort()
+        batches: queue.SimpleQueue[Batch] = queue.SimpleQueue()
+        device = device or EmulatedDevice(0)
+        worker = Worker(0, device, port, lambda ids: ids, batches.put)  # type: ignore[arg-type, return-value]
+        worker.place(0, device.load(config, Path()))
+        worker.start()
+        workers.append(worker)
+        return Bench(worker, port, batches)
+
+    yield make
+    for worker in workers:
+        assert worker.stop(5.0), "the worker's threads did not end"
+
+
+def test_emulated_batch_takes_its_latency_and_echoes_each_request(bench: Callable[..., Bench]) -> None:
+    """Each answer is the request's own, and l(3) = 7 ms passed on the device's timeline."""
+    batch = bench(make_config()).run(3)
+    assert batch.error is None and batch.outputs is not None
+    assert batch.outputs["y"].tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert batch.finished_ns - batch.started_ns == latency_table_ns(make_config())[2] == 7_000_000
+
+
+def test_batches_follow_each_other_without_a_gap_on_the_device(bench: Callable[..., Bench]) -> None:
+    """A batch handed over while another runs begins at the very instant that one ends."""
+    one = bench(make_config())
+    one.port.give(make_requests(8))
+    one.port.give(make_requests(8))
+    first, second = one.batches.get(timeout=5), one.batches.get(timeout=5)
+    assert second.started_ns == first.finished_ns
+
+
+def test_failing_batch_fails_alone(bench: Callable[..., Bench]) -> None:
+    """Every second batch raises; the others are answered, and the device is reported free after each."""
+    one = bench(make_config(fail_every=2))
+    outcomes = [one.run().error for _ in range(4)]
+    assert [error is None for error in outcomes] == [True, False, True, False]
+    assert "injected failure" in str(outcomes[1])
+    assert one.port.finished == [1, 2, 3, 4]
+
+
+def test_wrong_shape_fails_its_batch_with_the_shape_said(bench: Callable[..., Bench]) -> None:
+    """And the next batch is answered."""
+    one = bench(make_config(wrong_shape_every=1))
+    error = one.run(2).error
+    assert isinstance(error, DeviceError)
+    assert "of shape [4, 1]" in str(error) and "[2, 2] for this batch" in str(error)
+
+
+def test_model_that_left_fails_its_batch_and_not_the_worker(bench: Callable[..., Bench]) -> None:
+    """A plan for an evicted model is answered with the reason."""
+    one = bench(make_config())
+    one.worker.evict(0)
+    assert "left emulated:0" in str(one.run().error)
+
+
+def test_hanging_batch_is_overdue_and_an_abandoned_worker_says_nothing_more(bench: Callable[..., Bench]) -> None:
+    """`abandon` returns the hanging batch first, then what had been launched behind it."""
+    one = bench(make_config(run_timeout_ms=30.0, hang_every=1))
+    one.port.give(make_requests(2))
+    one.port.give(make_requests(1))
+    deadline = time.monotonic() + 2
+    while not (one.worker.overdue(time.monotonic_ns()) and one.worker.in_flight_count == 2):
+        assert time.monotonic() < deadline, "the hang was not noticed"
+        time.sleep(0.002)
+    unfinished = one.worker.abandon()
+    assert [len(requests) for _, requests in unfinished] == [2, 1]
+    time.sleep(0.05)
+    assert one.batches.empty() and one.port.finished == []
+
+
+def test_slow_batch_within_its_limit_is_not_overdue(bench: Callable[..., Bench]) -> None:
+    """Neither is one that waits behind it: its time starts when the one before it ended."""
+    one = bench(make_config(run_timeout_ms=60.0, alpha_ms=0.0, beta_ms=40.0))
+    for _ in range(3):
+        one.port.give(make_requests(1))
+    for _ in range(3):
+        while one.batches.empty():
+            assert not one.worker.overdue(time.monotonic_ns())
+            time.sleep(0.001)
+        assert one.batches.get().error is None
+
+
+class SynchronousDevice:
+    """Compute inside launch, as the cpu device does; `block` makes it hang."""
+
+    name, kind, model, is_synchronous = "sync:0", "cpu", "sync", True
+
+    def __init__(self) -> None:
+        self.block = threading.Event()
+        self.block.set()
+        self.threads: set[str] = set()
+
+    def enter_thread(self) -> None:
+        """Remember who calls."""
+        self.threads.add(threading.current_thread().name)
+
+    def load(self, config: ModelConfig, folder: Path) -> Any:
+        """Return a model that doubles `x`."""
+        device = self
+
+        class Flight:
+            ends_at_ns = None
+
+            def __init__(self, outputs: Tensors) -> None:
+                self.started_ns = time.monotonic_ns()
+                self.outputs = outputs
+
+            def wait(self) -> Tensors:
+                return self.outputs
+
+            def abandon(self) -> None:
+                pass
+
+        class Loaded:
+            def __init__(self) -> None:
+                self.config = config
+
+            def launch(self, inputs: Sequence[Tensors]) -> Flight:
+                device.block.wait(5)
+                return Flight({"y": np.stack([tensors["x"][:2] * 2 for tensors in inputs])})
+
+        return Loaded()
+
+    def renew(self) -> SynchronousDevice:
+        """Return another."""
+        return SynchronousDevice()
+
+
+def test_synchronous_device_needs_one_thread_and_can_be_abandoned_while_stuck(bench: Callable[..., Bench]) -> None:
+    """The stuck thread ends later without a word."""
+    device = SynchronousDevice()
+    one = bench(make_config(run_timeout_ms=20.0), device)
+    batch = one.run(2)
+    assert batch.outputs is not None and batch.outputs["y"].tolist() == [[0, 0], [2, 2]]
+    assert len(device.threads) == 1
+    device.block.clear()
+    one.port.give(make_requests(1))
+    deadline = time.monotonic() + 2
+    while not one.worker.overdue(time.monotonic_ns()):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    began = time.monotonic()
+    assert len(one.worker.abandon()) == 1
+    assert time.monotonic() - began < 0.1
+    device.block.set()
+    time.sleep(0.05)
+    assert one.batches.empty() and one.port.finished == [1]
+
+
+def test_split_outputs_gives_each_request_its_rows() -> None:
+    """With one output and with several."""
+    one = {"y": np.arange(6).reshape(3, 2)}
+    assert [row["y"].tolist() for row in split_outputs(one, 3)] == [[0, 1], [2, 3], [4, 5]]
+    two = {"y": np.arange(2), "z": np.arange(4).reshape(2, 2)}
+    rows = split_outputs(two, 2)
+    assert rows[1]["y"] == 1 and rows[1]["z"].tolist() == [2, 3]
+
+
+def test_jitter_is_seeded_and_scatters_as_declared() -> None:
+    """The same seed gives the same durations; the standard deviation is what was asked for."""
+
+    def durations(seed: int) -> list[int]:
+        loaded = EmulatedDevice(0).load(make_config(jitter=0.1, seed=seed), Path())
+        flights = [loaded.launch([{"x": np.zeros(4, np.float32)}]) for _ in range(2000)]
+        return [flight.ends_at_ns - flight.started_ns for flight in flights if flight.ends_at_ns is not None]
+
+    assert durations(1) == durations(1)
+    assert durations(1) != durations(2)
+    assert 0.08 < np.std(durations(1)) / 5e6 < 0.12

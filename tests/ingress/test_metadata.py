@@ -1,0 +1,39 @@
+from symphony.ingress.metadata import index_entry, model_config, model_metadata, server_metadata
+
+
+def test_server_metadata_names_the_extensions(service):
+    assert server_metadata(service) == {
+        "name": "symphony",
+        "version": "0.1.0",
+        "extensions": ["binary_tensor_data", "model_configuration", "model_repository", "statistics"],
+    }
+
+
+def test_model_metadata_has_a_batch_dimension_first(service):
+    assert model_metadata(service.find("pair", None).config) == {
+        "name": "pair",
+        "versions": ["1"],
+        "platform": "symphony_emulated",
+        "inputs": [
+            {"name": "a", "datatype": "INT64", "shape": [-1, 2, 3]},
+            {"name": "b", "datatype": "BYTES", "shape": [-1]},
+        ],
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 2]}],
+    }
+
+
+def test_model_config_is_what_triton_clients_read(service):
+    config = model_config(service.find("pair", None).config)
+    assert config["max_batch_size"] == 8
+    assert config["input"] == [
+        {"name": "a", "data_type": "TYPE_INT64", "dims": [2, 3]},
+        {"name": "b", "data_type": "TYPE_STRING", "dims": []},
+    ]
+    assert config["output"] == [{"name": "y", "data_type": "TYPE_FP32", "dims": [2]}]
+    assert config["parameters"] == {"slo_ms": {"string_value": "50"}, "deep": {"string_value": "true"}}
+
+
+def test_index_entry_says_state_and_reason(service):
+    model = service.find("scale", None)
+    model.state, model.reason = "UNAVAILABLE", "unloaded"
+    assert index_entry(model) == {"name": "scale", "version": "1", "state": "UNAVAILABLE", "reason": "unloaded"}
