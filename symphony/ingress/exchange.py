@@ -19,7 +19,7 @@ from symphony.errors import Reason, SymphonyError
 from symphony.ingress.admission import Admission, Inputs
 from symphony.ingress.limits import IngressLimits
 from symphony.ingress.replies import EncodedReply, error_reply, internal_error, wants_msgpack
-from symphony.ingress.service import ServedModel, Service
+from symphony.ingress.service import ServedModel, Service, not_ready
 from symphony.units import ms_to_ns
 from symphony.wire import InferRequest, InferResponse, WireLimits, decode_request, encode_response
 
@@ -265,6 +265,8 @@ class InferExchange:
             model = self.service.find(model_name, version)
             if refusal is not None:
                 raise refusal
+            if model.state != "READY":
+                raise not_ready(model)
             admission = self._admission(model)
             infer = decode_request(body, content_type, _header_length(headers), self._wire_limits)
             rows, is_group = admission.rows(infer.inputs)

@@ -100,3 +100,14 @@ def unknown_model(name: str, version: str | None, known: Iterable[str]) -> Symph
     more = f" and {len(names) - KNOWN_NAMES_SHOWN_MAX} more" if len(names) > KNOWN_NAMES_SHOWN_MAX else ""
     asked = f'model "{name}"' if version is None else f'model "{name}" version "{version}"'
     return SymphonyError(Reason.UNKNOWN_MODEL, f"{asked} is not served here; known models: {shown}{more}", model=name)
+
+
+def not_ready(model: ServedModel) -> SymphonyError:
+    """Return the error for a model that is known and not served now: it says why."""
+    config = model.config
+    return SymphonyError(
+        Reason.NOT_READY,
+        f'model "{config.name}" version {config.version} is not ready: {model.reason}; try again later',
+        model=config.name,
+        retry_after_s=1,
+    )

@@ -397,6 +397,12 @@ cdef class SchedulingLoop:
         """Return how many requests wait in the core (a snapshot)."""
         return self.driver.engine.queued
 
+    def queued_count_of(self, int model):
+        """Return how many requests of the model wait in the core (a snapshot)."""
+        if not 0 <= model < self.driver.engine.model_count_max:
+            raise ValueError(f"model {model} is out of range: 0 to {self.driver.engine.model_count_max - 1}")
+        return self.driver.engine.models[model].live_count
+
     @property
     def fault(self):
         """Return 0, or the status of the event that broke an invariant and stopped the loop."""

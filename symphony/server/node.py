@@ -34,6 +34,8 @@ from symphony.units import NS_PER_S, ms_to_ns, us_to_ns
 _log = logging.getLogger(__name__)
 
 MODEL_COUNT_MAX = 4096
+NO_INDEX = -1
+"""The index of a model that the scheduler does not know."""
 WATCH_EVERY_S = 0.05
 HANG_COUNT_MAX = 3
 """After so many hung batches a model is taken out of service."""
@@ -72,7 +74,6 @@ class Node:
         self._by_index: dict[int, ModelEntry] = {}
         self._free_indices = list(range(MODEL_COUNT_MAX - 1, -1, -1))
         self._workers: list[Worker] = []
-        self._hang_counts: dict[int, int] = {}
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._changes = asyncio.Lock()
         self._registry = make_registry(self)
@@ -164,11 +165,11 @@ class Node:
 
     def submit(self, request: PendingRequest) -> None:
         """Accept the request or raise SymphonyError; see `symphony.ingress.Service`."""
-        entry = self._by_index[request.model]
         if self._is_draining:
-            raise SymphonyError(
-                Reason.DRAINING, "the node is shutting down; use another node", model=entry.config.name, retry_after_s=1
-            )
+            raise SymphonyError(Reason.DRAINING, "the node is shutting down; use another node", retry_after_s=1)
+        entry = self._by_index.get(request.model)
+        if entry is None:
+            raise SymphonyError(Reason.NOT_READY, "the model is not loaded; load it first", retry_after_s=1)
         entry.check_admission(request.deadline_ns, time.monotonic_ns())
         if self._table.acquire(request) < 0:
             raise SymphonyError(
@@ -177,6 +178,7 @@ class Node:
                 model=entry.config.name,
                 retry_after_s=entry.retry_after_s(),
             )
+        entry.held_count += 1
         entry.stats.request_accepted()
         self.loop.request_arrived(request.id, request.model, request.deadline_ns, request.priority)
 
@@ -217,7 +219,12 @@ class Node:
 
     def model_rows(self) -> list[ModelRow]:
         """Return every model's counters, for the metrics."""
-        return [ModelRow(*key, entry.stats) for key, entry in sorted(self._entries.copy().items())]
+        rows = []
+        for key, entry in sorted(self._entries.copy().items()):
+            if entry.state == "READY":
+                entry.stats.queued = self.loop.queued_count_of(entry.index)
+            rows.append(ModelRow(*key, entry.stats))
+        return rows
 
     def node_stats(self) -> NodeStats:
         """Return the node's gauges, brought up to date, for the metrics."""
@@ -249,7 +256,9 @@ class Node:
                     raise ConfigError(fault)
             except Exception as error:
                 entry.state, entry.reason = "UNAVAILABLE", str(error) or type(error).__name__
+                self._by_index.pop(entry.index, None)
                 self._free_indices.append(entry.index)
+                entry.index = NO_INDEX
                 _log.error('model "%s" version %s cannot be served: %s', config.name, config.version, entry.reason)
                 return entry
             self._serve(entry, loaded)
@@ -315,13 +324,15 @@ class Node:
         entry.state, entry.reason = "UNAVAILABLE", reason
         if not was_ready:
             return
-        while entry.stats.in_flight:
+        # Cancelled requests are no longer in flight, but their batch may be.
+        while entry.held_count:
             await asyncio.sleep(0.005)
         self.loop.model_removed(entry.index)
         for worker in self._workers:
             worker.evict(entry.index)
         self._by_index.pop(entry.index, None)
         self._free_indices.append(entry.index)
+        entry.index = NO_INDEX
 
     # ---- outcomes ----------------------------------------------------------------------------------------------
 
@@ -330,9 +341,10 @@ class Node:
         now_ns = time.monotonic_ns()
         for slot, reason in self.loop.drain_outcomes():
             request = self._table.release(slot)
+            entry = self._by_index[request.model]
+            entry.held_count -= 1
             if request.on_done is _forget:
                 continue
-            entry = self._by_index[request.model]
             waited_ns = now_ns - request.arrived_ns
             entry.stats.request_dropped(reason, waited_ns)
             request.error = entry.dropped(reason, waited_ns)
@@ -343,13 +355,14 @@ class Node:
         self._asyncio.call_soon_threadsafe(self._answer, batch)
 
     def _answer(self, batch: Batch) -> None:
-        entry = self._by_index[batch.plan.model]
         requests, plan = batch.requests, batch.plan
+        entry = self._by_index[plan.model]
         now_ns = time.monotonic_ns()
         if batch.outputs is None:
             entry.stats.batch_failed()
             self._fail(entry, requests, str(batch.error) or type(batch.error).__name__)
             return
+        entry.held_count -= len(requests)
         stats = entry.stats
         earliest_ns = min(request.deadline_ns for request in requests)
         stats.batch_finished(
@@ -379,6 +392,7 @@ class Node:
     def _fail(self, entry: ModelEntry, requests: Sequence[PendingRequest], why: str) -> None:
         now_ns = time.monotonic_ns()
         name = entry.config.name
+        entry.held_count -= len(requests)
         for request in requests:
             self._table.release(request.id)
             if request.on_done is _forget:
@@ -441,7 +455,8 @@ class Node:
         self.loop.gpu_restored(gpu)
 
     def _note_hang(self, entry: ModelEntry) -> None:
-        count = self._hang_counts[entry.index] = self._hang_counts.get(entry.index, 0) + 1
+        entry.hang_count += 1
+        count = entry.hang_count
         if count >= HANG_COUNT_MAX and entry.state == "READY":
             _log.error('model "%s" hung %d times and is taken out of service', entry.config.name, count)
             task = asyncio.create_task(self._retire(entry, f"hung {count} times; see the log, then load it again"))

@@ -7,13 +7,12 @@ import gc
 import logging
 import signal
 import sys
+from collections.abc import Callable
 
 import uvloop
 
 from symphony.config import NodeConfig
-from symphony.errors import ConfigError
-from symphony.ingress import InferExchange, IngressLimits, build_app, make_runner
-from symphony.ingress.hot import HotServer
+from symphony.server.front import Front
 from symphony.server.node import Node
 
 _log = logging.getLogger(__name__)
@@ -47,26 +46,8 @@ async def _serve(config: NodeConfig) -> int:
             ended.set_result(EXIT_FAULT)
 
     node = Node(config, fatal)
-    limits = IngressLimits(
-        body_bytes_max=config.body_bytes_max,
-        in_flight_max=config.request_count_max,
-        timeout_ms_max=config.timeout_ms_max,
-    )
-    exchanges = InferExchange(node, limits)
-    runner = make_runner(build_app(node, limits, exchanges), limits)
-    await runner.setup()
-    assert runner.server is not None
-    hot = HotServer(exchanges, runner.server, limits)
-    try:
-        server = await asyncio_loop.create_server(hot, config.host, config.port, backlog=1024)
-    except OSError as error:
-        await runner.cleanup()
-        raise ConfigError(
-            f"cannot listen on {config.host}:{config.port}: {error.strerror or error}; choose another --port or stop "
-            "what uses it"
-        ) from error
-    port = server.sockets[0].getsockname()[1]
-    _log.info("listening on http://%s:%d", config.host, port)
+    front = await Front.open(node, config)
+    _log.info("listening on http://%s:%d", config.host, front.port)
 
     def on_signal() -> None:
         if draining:
@@ -79,24 +60,22 @@ async def _serve(config: NodeConfig) -> int:
     draining: list[asyncio.Task[None]] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio_loop.add_signal_handler(number, on_signal)
-    starting = asyncio.create_task(_start(node, port, config, fatal))
+    starting = asyncio.create_task(_start(node, fatal))
     code = await ended
     starting.cancel()
-    server.close()
     await node.stop()
-    hot.close()
-    await runner.cleanup()
+    await front.close()
     _log.info("ended with code %d", code)
     return code
 
 
-async def _start(node: Node, port: int, config: NodeConfig, fatal: object) -> None:
+async def _start(node: Node, fatal: Callable[[BaseException], None]) -> None:
     try:
         await node.start()
     except asyncio.CancelledError:
         raise
     except BaseException as error:
-        fatal(error)  # type: ignore[operator]
+        fatal(error)
         return
     # What was loaded stays; the collector need not look at it again.
     gc.collect()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from symphony.config import ModelConfig
 from symphony.errors import Reason, SymphonyError
+from symphony.ingress.service import not_ready
 from symphony.metrics import ModelStats
 from symphony.profiles import LatencyProfile
 from symphony.server.margin import MarginEstimator
@@ -34,17 +35,15 @@ class ModelEntry:
         self.margin = MarginEstimator(reply_margin_ns, round(self.slo_ns * MARGIN_SLO_SHARE_MAX))
         self.profiles: dict[str, LatencyProfile] = {}
         self.alone_ns = 0
+        self.held_count = 0
+        """Slots its requests hold: those in flight, and cancelled ones whose batch has not ended."""
+        self.hang_count = 0
 
     def check_admission(self, deadline_ns: int, now_ns: int) -> None:
         """Raise SymphonyError unless the model can take one more request with this deadline."""
         config = self.config
         if self.state != "READY":
-            raise SymphonyError(
-                Reason.NOT_READY,
-                f'model "{config.name}" version {config.version} is not ready: {self.reason}; try again later',
-                model=config.name,
-                retry_after_s=1,
-            )
+            raise not_ready(self)
         if self.stats.in_flight >= config.queue_count_max:
             raise SymphonyError(
                 Reason.QUEUE_FULL,

@@ -9,7 +9,7 @@ import json
 import math
 from typing import Any, Final
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 from symphony.errors import Reason, SymphonyError
 from symphony.wire import framed, msgpack_form, oip_json
@@ -88,8 +88,8 @@ def decode_response(
 def encode_response(response: InferResponse, form: Form) -> Encoded:
     """Return the response in the form its request asked for.
 
-    Raises SymphonyError `bad_input` for outputs that the form cannot carry: bytes that are not UTF-8 in JSON, or a dtype
-    without a datatype.
+    Raises SymphonyError `bad_input` for outputs that the form cannot carry: bytes that are not UTF-8 in JSON, or a
+    dtype without a datatype.
     """
     kind = form.kind
     if kind is FormKind.FRAMED:
@@ -100,7 +100,7 @@ def encode_response(response: InferResponse, form: Form) -> Encoded:
 
 
 def encode_request(request: InferRequest) -> Encoded:
-    """Return the request in its own form (`request.form`). Raises SymphonyError `bad_input` as `encode_response` does."""
+    """Return the request in its own form (`request.form`); errors as for `encode_response`."""
     kind = request.form.kind
     if kind is FormKind.FRAMED:
         return framed.encode_request(request)
@@ -154,7 +154,8 @@ def _kind_with(content_type: str, header_length: int | None) -> FormKind:
     kind = kind_of(content_type)
     if header_length is not None and kind is not FormKind.JSON:
         raise bad_input(
-            f"{oip_json.LENGTH_HEADER} belongs to the JSON form, but the content type is {quoted(content_type)}; drop one"
+            f"{oip_json.LENGTH_HEADER} belongs to the JSON form, but the content type is {quoted(content_type)}; "
+            "drop one of them"
         )
     return kind
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import chain
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 
@@ -30,9 +30,10 @@ def from_list(
 ) -> Array:
     """Return the array that `data` lists: flat in C order, or nested exactly as `shape`; the shape is checked already.
 
-    Integer types take integers in range, BOOL takes booleans, BYTES takes texts (as UTF-8) and bytes, floating-point types take
-    integers and floats, NaN and infinities too, rounded to the nearest; a finite number that would become infinite is
-    refused. Raises `bad_input` naming `what`, the value and the remedy. The array is read-only.
+    Integer types take integers in range, BOOL takes booleans, BYTES takes texts (as UTF-8) and bytes. Floating-point
+    types take integers and floats, NaN and infinities too, rounded to the nearest (BF16 by way of FP32); a finite
+    number that would become infinite is refused. Raises `bad_input` naming `what`, the value and the remedy. The
+    array is read-only.
     """
     flat = _flatten(data, shape, what)
     name = datatype.name
@@ -55,11 +56,11 @@ def from_list(
 def to_list(array: Array, datatype: Datatype) -> list[Any]:
     """Return the elements of an array, flat in C order: int, float, bool, or bytes. BF16 becomes floats, exactly."""
     if datatype.name == "BYTES":
-        return cast("list[Any]", to_elements(array))
+        return to_elements(array)
     if datatype.name == "BF16":
         bits = to_carried(array, datatype) if array.dtype != datatype.dtype else array
         array = (bits.astype("<u4") << 16).view("<f4") if bits.size else bits
-    return cast("list[Any]", array.reshape(-1).tolist())
+    return array.reshape(-1).tolist()
 
 
 def _flatten(data: Any, shape: list[int] | tuple[int, ...], what: str) -> list[Any]:
@@ -74,8 +75,8 @@ def _flatten(data: Any, shape: list[int] | tuple[int, ...], what: str) -> list[A
             for item in level:
                 if type(item) is not list or len(item) != dimension:
                     raise bad_input(
-                        f"{what}: nested data does not follow shape {list(shape)}: on axis {axis} a list of {dimension} "
-                        f"is expected, found {shown(item)}"
+                        f"{what}: nested data does not follow shape {list(shape)}: on axis {axis} a list of "
+                        f"{dimension} is expected, found {shown(item)}"
                     )
             level = list(chain.from_iterable(level))
         return level

@@ -24,7 +24,9 @@ def quoted(name: str) -> str:
 def shown(value: Any) -> str:
     """Return a decoded value for an error text: scalars as they are, cut; containers by their kind only."""
     # Never repr a container: it may be huge, or nested deeper than the interpreter's stack.
-    if value is None or isinstance(value, bool | int | float):
+    if isinstance(value, int) and value.bit_length() > 4 * SHOWN_LENGTH_MAX:
+        return f"an integer of {value.bit_length()} bits"  # whose digits the interpreter may refuse to write
+    if value is None or isinstance(value, int | float):
         text = repr(value)
         return text if len(text) <= SHOWN_LENGTH_MAX else text[: SHOWN_LENGTH_MAX - 3] + "..."
     if isinstance(value, str):

@@ -1,8 +1,8 @@
 """The framed form: a msgpack header, then raw tensors at 64-byte boundaries, decoded without copying.
 
 `u32 little-endian header length | header | zeros to 64 | tensor | zeros to 64 | tensor ...`. Both ways the time does
-not depend on the size of large tensors (BOOL is read once, BYTES becomes objects). This is the hot path of a node: the common case
-is written out straight, and what is wrong is looked for only once something did not fit.
+not depend on the size of large tensors (BOOL is read once, BYTES becomes objects). This is the hot path of a node: the
+common case is written out straight, and what is wrong is put into words only once something did not fit.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from struct import Struct
 from typing import Any, Final
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import numpy as np
 
+from symphony.errors import SymphonyError
 from symphony.wire.faults import bad_input, quoted, shown
-from symphony.wire.limits import WireLimits
+from symphony.wire.limits import DEFAULT_LIMITS, WireLimits
 from symphony.wire.messages import (
     FRAMED,
     NO_NAMES,
@@ -49,7 +50,7 @@ _PREFIX_COUNT_MAX: Final = 1024
 
 
 def decode_request(body: Buffer, limits: WireLimits) -> InferRequest:
-    """Return the request in a body; its tensors are read-only views of `body`. Raises `bad_input` saying what is wrong."""
+    """Return the request in a body; its tensors are read-only views of it. Raises `bad_input` saying what is wrong."""
     if type(body) is not bytes:
         body = memoryview(body).toreadonly()
     header, data_at = _read_header(body, limits)
@@ -100,7 +101,7 @@ def encode_request(request: InferRequest) -> Encoded:
     if request.priority:
         header["priority"] = check_priority(request.priority, "priority")
     if request.parameters:
-        header["parameters"] = dict(request.parameters)
+        header["parameters"] = dict(_check_parameters(dict(request.parameters), DEFAULT_LIMITS))
     header["inputs"], raws = _write_tensors(request.inputs, request.bf16_names)
     if request.output_names is not None:
         header["outputs"] = request.output_names
@@ -200,7 +201,11 @@ def _read_tensors(
             datatype = BY_WORD[word]
         except (KeyError, TypeError):
             datatype = find_datatype(word, f"{role} {quoted(name)}")
-        count = check_shape(shape, name, limits)
+        try:
+            count = check_shape(shape, "", limits)
+        except SymphonyError:
+            check_shape(shape, f"{role} {quoted(name)}", limits)  # again, to name the tensor
+            raise
         if type(offset) is not int or offset < 0 or offset % ALIGNMENT or data_at + offset < taken:
             raise bad_input(
                 f"{role} {quoted(name)}: off is {shown(offset)}, expected a multiple of {ALIGNMENT}, "
@@ -214,7 +219,7 @@ def _read_tensors(
             raise bad_input(
                 f"{role} {quoted(name)}: its data ends at byte {shown(taken)} of the frame, which has {size} bytes"
             )
-        if count and length == count * datatype.itemsize and datatype.name != "BOOL":
+        if length and length == count * datatype.itemsize and datatype.name != "BOOL":
             arrays[name] = np.ndarray(shape, datatype.dtype, body, start)
         else:
             arrays[name] = from_raw(body, start, length, datatype, shape, count, f"{role} {quoted(name)}", limits)

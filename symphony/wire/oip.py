@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from symphony.units import NS_PER_US
 from symphony.wire.faults import bad_input, quoted, shown
-from symphony.wire.limits import WireLimits
+from symphony.wire.limits import DEFAULT_LIMITS, WireLimits
 from symphony.wire.messages import (
     NO_CHOICES,
     NO_NAMES,
@@ -76,7 +76,7 @@ def check_message(message: Any) -> dict[str, Any]:
 
 
 def check_text(value: Any, what: str, length_max: int, limit_name: str) -> str:
-    """Return a text of at most `length_max` characters that UTF-8 can hold; raise `bad_input` naming `what` otherwise."""
+    """Return a text of at most `length_max` characters that UTF-8 can hold; raise `bad_input` naming `what` if not."""
     if type(value) is not str:
         raise bad_input(f"{what} is {shown(value)}, expected a text")
     if len(value) > length_max:
@@ -213,9 +213,8 @@ def read_outputs(items: Any, limits: WireLimits) -> tuple[tuple[str, ...] | None
         raise bad_input(f"{len(items)} outputs asked for, allowed are {limits.tensor_count_max} (tensor_count_max)")
     names: dict[str, None] = {}
     choices: dict[str, bool] = {}
-    for item in items:
-        if type(item) is str:
-            item = {"name": item}
+    for each in items:
+        item = {"name": each} if type(each) is str else each
         if type(item) is not dict:
             raise bad_input(f"an output asked for is {shown(item)}, expected a map with its name")
         name = check_name(item.get("name"), "output", limits)
@@ -274,7 +273,7 @@ def read_response(message: Any, reader: DataReader, limits: WireLimits) -> Infer
 
 def write_parameters(request: InferRequest) -> dict[str, Scalar]:
     """Return a request's parameters as the message carries them; raise `bad_input` for one that has a field."""
-    parameters = dict(request.parameters)
+    parameters = check_parameters(dict(request.parameters), DEFAULT_LIMITS)
     for name in _RESERVED:
         if name in parameters:
             raise bad_input(f'parameter "{name}" has a field of its own in InferRequest; set that instead')

@@ -49,7 +49,8 @@ class _Body:
             )
         self.message = decode_json(body if header_length == size else memoryview(body)[:header_length])
         self.is_binary = False
-        self._body = body
+        # Tensors are views of it and must not be written to.
+        self._body = body if type(body) is bytes else memoryview(body).toreadonly()
         self._at = header_length
         self._limits = limits
 

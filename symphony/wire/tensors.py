@@ -77,7 +77,7 @@ def datatype_of(dtype: np.dtype[Any], is_bf16: bool = False) -> str:
 
 def _datatype_of(dtype: np.dtype[Any], is_bf16: bool = False) -> Datatype:
     if is_bf16:
-        if dtype.itemsize == 2:
+        if (dtype.kind == "u" and dtype.itemsize == 2) or dtype.name == "bfloat16":
             return BY_NAME["BF16"]
         raise bad_input(f"a BF16 tensor is carried as uint16 (its raw bits), not as {dtype}; view it as uint16")
     try:
@@ -105,7 +105,7 @@ def find_datatype(word: Any, what: str) -> Datatype:
 
 
 def check_shape(shape: Any, what: str, limits: WireLimits) -> int:
-    """Return the element count of a decoded shape (list or tuple of ints); raise `bad_input` naming `what` otherwise."""
+    """Return the element count of a decoded shape (list or tuple of ints); raise `bad_input` naming `what` if not."""
     if type(shape) is not tuple and type(shape) is not list:
         raise bad_input(f"{what}: shape is {shown(shape)}, expected a list of integers")
     if len(shape) > limits.dimension_count_max:
@@ -113,20 +113,15 @@ def check_shape(shape: Any, what: str, limits: WireLimits) -> int:
             f"{what}: {len(shape)} dimensions, allowed are {limits.dimension_count_max} (dimension_count_max)"
         )
     count = 1
+    extent = 1  # as count, a zero taken for one: numpy multiplies the other dimensions all the same
     for dimension in shape:
         if type(dimension) is not int or dimension < 0:
             raise bad_input(f"{what}: dimension {shown(dimension)} in shape, expected integers of 0 or more")
         count *= dimension
-    if count > limits.element_count_max:
-        raise bad_input(f"{what}: {shown(count)} elements, allowed are {limits.element_count_max} (element_count_max)")
-    if count == 0:
-        # numpy multiplies the other dimensions all the same.
-        extent = 1
-        for dimension in shape:
-            extent *= dimension or 1
+        extent *= dimension or 1
         if extent > limits.element_count_max:
             raise bad_input(
-                f"{what}: dimensions multiply to {shown(extent)}, allowed are {limits.element_count_max} "
+                f"{what}: its {len(shape)} dimensions multiply to more than {limits.element_count_max} elements "
                 "(element_count_max)"
             )
     return count
