@@ -13,7 +13,7 @@ class NodeConfig:
     """Settings of one node. Units are in the names; docs/configuration.md explains each.
 
     `cpu_thread_count` 0 shares out all cores but one. `control_us`: from a decision to the earliest start of its batch. `lead_us`: how
-    long before a GPU is predicted free its next batch is decided. `reply_margin_ms`: least time kept free between a batch's
+    long before a GPU is predicted free its next batch is decided. `window_us`: least width of a schedulable window (timers are late). `reply_margin_ms`: least time kept free between a batch's
     end and its deadlines. `timeout_delay_ms` and `timeout_batch_size` (0: the model's largest) serve the policy "timeout".
     """
 
@@ -30,6 +30,7 @@ class NodeConfig:
     profile_budget_s: float = 20.0
     control_us: float = 300.0
     lead_us: float = 1_000.0
+    window_us: float = 1_000.0
     spin_us: float = 0.0
     reply_margin_ms: float = 2.0
     timeout_delay_ms: float = 5.0

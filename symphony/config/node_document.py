@@ -32,6 +32,7 @@ class NodeDocument(Document):
     profile_budget_s: Number = Field(default=_DEFAULT.profile_budget_s, ge=0.1, le=3_600.0)
     control_us: Number = Field(default=_DEFAULT.control_us, ge=0.0, le=1e6)
     lead_us: Number = Field(default=_DEFAULT.lead_us, ge=0.0, le=1e6)
+    window_us: Number = Field(default=_DEFAULT.window_us, ge=0.0, le=1e6)
     spin_us: Number = Field(default=_DEFAULT.spin_us, ge=0.0, le=1e4)
     reply_margin_ms: Number = Field(default=_DEFAULT.reply_margin_ms, ge=0.0, le=1e4)
     timeout_delay_ms: Number = Field(default=_DEFAULT.timeout_delay_ms, ge=0.0, le=60_000.0)

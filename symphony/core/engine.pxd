@@ -89,6 +89,7 @@ cdef class Engine:
     cdef double target_share
     cdef int64_t control_ns
     cdef int64_t lead_ns
+    cdef int64_t window_ns
     cdef int64_t epoch_ns
     cdef uint32_t request_count_max
     cdef int32_t model_count_max

@@ -23,7 +23,7 @@ cdef class Engine:
     """Hold the queues, windows and GPUs of one scheduler; see engine.pxd for the native door."""
 
     def __cinit__(self, int policy, uint32_t request_count_max, int32_t model_count_max, int32_t gpu_count_max,
-                  int64_t control_ns, int64_t lead_ns, bint shed, bint early, double target_share, int64_t epoch_ns):
+                  int64_t control_ns, int64_t lead_ns, int64_t window_ns, bint shed, bint early, double target_share, int64_t epoch_ns):
         """Reserve room for the given numbers of requests, models and GPUs; nothing grows later but queue rings."""
         cdef int32_t i
         self.policy = <Policy>policy
@@ -32,6 +32,7 @@ cdef class Engine:
         self.target_share = target_share
         self.control_ns = control_ns
         self.lead_ns = lead_ns
+        self.window_ns = window_ns
         self.epoch_ns = epoch_ns
         self.request_count_max = request_count_max
         self.model_count_max = model_count_max
@@ -419,7 +420,8 @@ cdef class Engine:
             return
         if self.policy == POLICY_DEFERRED:
             if <uint32_t>count == m.live_count and count < m.batch_size_max and count < self.early_sizes[pair]:
-                ready = self.due(model, count) - self.tables[pair][count + 1] - self.control_ns
+                ready = self.due(model, count) - self.control_ns - max(
+                    self.tables[pair][count + 1], self.tables[pair][count] + self.window_ns)
         elif self.policy == POLICY_TIMEOUT:
             if m.live_count < <uint32_t>m.preferred:
                 ready = self.slot_arrived[self.head_slot(model)] + m.delay_ns

@@ -49,7 +49,7 @@ cdef int64_t TIME_LIMIT = INT64_MAX // 8
 
 
 def make_engine(*, policy="deferred", request_count_max=65536, model_count_max=1024, gpu_count_max=1024, control_ns=0,
-                lead_ns=0, shed=None, early=None, target_share=0.9, epoch_ns=250_000_000):
+                lead_ns=0, window_ns=0, shed=None, early=None, target_share=0.9, epoch_ns=250_000_000):
     """Return an `Engine` from checked settings (see docs/core.md); raise ValueError naming the setting and its limit."""
     if policy not in POLICIES:
         raise ValueError(f"policy is {policy!r}: choose one of {', '.join(POLICIES)}")
@@ -58,6 +58,7 @@ def make_engine(*, policy="deferred", request_count_max=65536, model_count_max=1
     check_range("gpu_count_max", gpu_count_max, 1, GPU_COUNT_LIMIT)
     check_range("control_ns", control_ns, 0, TIME_LIMIT)
     check_range("lead_ns", lead_ns, 0, TIME_LIMIT)
+    check_range("window_ns", window_ns, 0, TIME_LIMIT)
     check_range("epoch_ns", epoch_ns, 1, TIME_LIMIT)
     if not 0.0 < target_share <= 1.0:
         raise ValueError(f"target_share is {target_share}: it must be above 0 and at most 1")
@@ -67,7 +68,7 @@ def make_engine(*, policy="deferred", request_count_max=65536, model_count_max=1
         early = policy == "deferred"
     elif early and policy != "deferred":
         raise ValueError(f"early is set with policy {policy!r}: only the deferred policy waits, so only it can start early")
-    return Engine(POLICIES[policy], request_count_max, model_count_max, gpu_count_max, control_ns, lead_ns, shed,
+    return Engine(POLICIES[policy], request_count_max, model_count_max, gpu_count_max, control_ns, lead_ns, window_ns, shed,
                   early, target_share, epoch_ns)
 
 

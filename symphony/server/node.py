@@ -66,6 +66,7 @@ class Node:
             gpu_count_max=len(self._devices),
             control_ns=us_to_ns(config.control_us),
             lead_ns=us_to_ns(config.lead_us),
+            window_ns=us_to_ns(config.window_us),
             spin_ns=us_to_ns(config.spin_us),
         )
         self._repository = Repository(config.repository)

@@ -32,8 +32,8 @@ class WireLimits:
     parameter_length_max: int = 4096
     timeout_us_max: int = 86_400_000_000
     header_bytes_max: int = 64 * KIB
-    json_bytes_max: int = 8 * MIB
-    list_body_bytes_max: int = 1 * MIB
+    json_bytes_max: int = 4 * MIB
+    list_body_bytes_max: int = 256 * KIB
     token_count_max: int = 1 << 16
     header_array_length_max: int = field(init=False, default=0)
     """The longest array a framed header can need, and one more so that each limit is told apart by name."""

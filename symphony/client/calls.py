@@ -1,0 +1,156 @@
+"""Build the calls both clients make and read their answers: everything but the waiting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from symphony.client.http import Address, Response, join, write_head
+from symphony.units import us_to_ns
+from symphony.wire import (
+    FRAMED,
+    JSON,
+    MSGPACK,
+    Form,
+    InferRequest,
+    InferResponse,
+    decode_error,
+    decode_response,
+    encode_request,
+)
+
+FORMS: dict[str, Form] = {"framed": FRAMED, "msgpack": MSGPACK, "json": JSON}
+PRIORITY_MAX = 8
+
+
+class InferResult(Mapping[str, np.ndarray[Any, Any]]):
+    """An answer: a mapping from output names to arrays, with `model`, `version`, `id` and the response's `headers`.
+
+    Arrays may be read-only views of the received bytes. BYTES is an object array of bytes.
+    """
+
+    def __init__(self, response: InferResponse, headers: Mapping[str, str]) -> None:
+        self.outputs: Mapping[str, np.ndarray[Any, Any]] = response.outputs
+        self.model = response.model_name
+        self.version = response.model_version
+        self.id = response.id
+        self.headers = headers
+
+    def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
+        """Return one output."""
+        return self.outputs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over output names."""
+        return iter(self.outputs)
+
+    def __len__(self) -> int:
+        """Return how many outputs there are."""
+        return len(self.outputs)
+
+    def __repr__(self) -> str:
+        """Return the model and the outputs' shapes."""
+        shapes = ", ".join(f"{name}: {array.dtype}{list(array.shape)}" for name, array in self.outputs.items())
+        return f"InferResult({self.model} version {self.version}; {shapes})"
+
+
+class Calls:
+    """Make the bytes of calls to one server in one form, and read what comes back."""
+
+    def __init__(self, address: Address, form: str) -> None:
+        if form not in FORMS:
+            raise ValueError(f"form is {form!r}: choose one of {', '.join(FORMS)}")
+        self.address = address
+        self._host = str(address)
+        self._form = FORMS[form]
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        version: str | None,
+        timeout_ms: float | None,
+        priority: int | None,
+        outputs: Sequence[str] | None,
+        request_id: str | None,
+        parameters: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None,
+    ) -> bytes:
+        """Return a whole infer request; raise ValueError or TypeError for arguments that cannot be sent."""
+        if timeout_ms is not None and not timeout_ms > 0:
+            raise ValueError(f"timeout_ms is {timeout_ms}: it must be above 0; leave it out to use the model's SLO")
+        if priority is not None and not 1 <= priority <= PRIORITY_MAX:
+            raise ValueError(f"priority is {priority}: it must be from 1 (highest) to {PRIORITY_MAX}")
+        request = InferRequest(
+            inputs={name: as_tensor(value, name) for name, value in inputs.items()},
+            id=request_id,
+            output_names=None if outputs is None else tuple(outputs),
+            timeout_ns=None if timeout_ms is None else max(1000, us_to_ns(round(timeout_ms * 1000))),
+            priority=priority or 0,
+            form=self._form,
+        )
+        if parameters:
+            request.parameters = dict(parameters)
+        encoded = encode_request(request)
+        size = sum(memoryview(part).nbytes for part in encoded.parts)
+        head = write_head(
+            "POST",
+            f"{model_path(model, version)}/infer",
+            self._host,
+            size,
+            encoded.content_type,
+            {**encoded.headers, **(headers or {})},
+        )
+        return join(head, encoded.parts)
+
+    def other(self, method: str, path: str, body: Any = None) -> bytes:
+        """Return a whole request for a route with a JSON body or none."""
+        data = b"" if body is None else json.dumps(body).encode()
+        return write_head(method, path, self._host, len(data), "application/json" if data else "") + data
+
+    def read_infer(self, response: Response) -> InferResult:
+        """Return the answer to an infer call; raise the SymphonyError it carries."""
+        headers = response.headers
+        content_type = headers.get("content-type", "")
+        if response.status != 200:
+            raise decode_error(response.status, response.body, content_type, headers.get("retry-after"))
+        length = headers.get("inference-header-content-length")
+        decoded = decode_response(response.body, content_type, int(length) if length else None)
+        return InferResult(decoded, headers)
+
+    def read_other(self, response: Response) -> Any:
+        """Return the JSON of an answer (None when empty); raise the SymphonyError it carries."""
+        if response.status != 200:
+            content_type = response.headers.get("content-type", "")
+            raise decode_error(response.status, response.body, content_type, response.headers.get("retry-after"))
+        return json.loads(response.body) if response.body.strip() else None
+
+
+def model_path(model: str, version: str | None) -> str:
+    """Return the path of a model, or of one version of it."""
+    path = f"/v2/models/{quote(model, safe='')}"
+    return path if version is None else f"{path}/versions/{quote(str(version), safe='')}"
+
+
+def as_tensor(value: Any, name: str) -> np.ndarray[Any, Any]:
+    """Return `value` as an array that can be sent: text becomes BYTES (UTF-8); raise TypeError for other objects."""
+    array = np.asarray(value)
+    if array.dtype.kind in "US" or array.dtype == object:
+        texts = np.empty(array.shape, dtype=object)
+        for at in np.ndindex(array.shape):
+            item = array[at]
+            if isinstance(item, str):
+                item = item.encode()
+            if not isinstance(item, bytes):
+                raise TypeError(f"input {name!r} holds {type(item).__name__}: only numbers, booleans, str and bytes can be sent")
+            texts[at] = bytes(item)
+        return texts
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"input {name!r} has dtype {array.dtype}: only numbers, booleans, str and bytes can be sent")
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    return np.ascontiguousarray(array).reshape(array.shape)

@@ -1,0 +1,135 @@
+"""Write requests and read responses of HTTP/1.1, without a socket: shared by both clients and the load generator."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httptools
+
+Buffer = bytes | bytearray | memoryview
+BODY_BYTES_MAX = 1 << 30
+HEADER_BYTES_MAX = 64 << 10
+
+
+class TransportError(ConnectionError):
+    """Report a server that could not be reached or did not answer in HTTP; the message names it and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+
+    @classmethod
+    def parse(cls, url: str, tls: ssl.SSLContext | None = None) -> Address:
+        """Return the address in a URL such as `http://127.0.0.1:8000`; raise ValueError for any other kind of text."""
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        try:
+            port = parts.port
+        except ValueError:
+            port = -1
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1 or parts.path.strip("/") or parts.query:
+            raise ValueError(f"{url!r} is no server's address; write for example http://127.0.0.1:8000")
+        if parts.scheme == "https" and tls is None:
+            tls = ssl.create_default_context()
+        return cls(parts.hostname, port or (443 if tls else 80), tls if parts.scheme == "https" else None)
+
+    def __str__(self) -> str:
+        """Return host and port as a URL writes them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(slots=True)
+class Response:
+    """A whole response; header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def write_head(
+    method: str, path: str, host: str, body_bytes: int, content_type: str = "", headers: Mapping[str, str] | None = None
+) -> bytes:
+    """Return the head of a request; raise ValueError for a header that would break out of its line."""
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}"]
+    if content_type:
+        lines.append(f"Content-Type: {content_type}")
+    if body_bytes or method == "POST":
+        lines.append(f"Content-Length: {body_bytes}")
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    text = "\r\n".join(lines)
+    if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
+        raise ValueError("a header's name or value, or the path, holds a line break; take it out")
+    return text.encode("latin-1") + b"\r\n\r\n"
+
+
+class ResponseReader:
+    """Read the responses of one connection; also the callback object of llhttp's parser.
+
+    `feed` returns True once the response is whole; take it with `take`. Raises TransportError for what is not HTTP, or
+    larger than the limits.
+    """
+
+    __slots__ = ("_body", "_header_bytes", "_headers", "_is_complete", "_parser", "_size", "has_begun", "keeps_alive")
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._reset()
+        self.keeps_alive = True
+
+    def _reset(self) -> None:
+        self._headers: dict[str, str] = {}
+        self._body: list[bytes] = []
+        self._size = 0
+        self._header_bytes = 0
+        self._is_complete = False
+        self.has_begun = False
+
+    def feed(self, data: Buffer) -> bool:
+        """Take bytes; return whether the response is whole."""
+        self.has_begun = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            raise TransportError(f"the answer is not HTTP ({error}); is this a Symphony server's port?") from None
+        if self._size > BODY_BYTES_MAX or self._header_bytes > HEADER_BYTES_MAX:
+            raise TransportError(f"the answer is larger than {BODY_BYTES_MAX} bytes; ask for fewer outputs")
+        return self._is_complete
+
+    def take(self) -> Response:
+        """Return the whole response and make ready for the next."""
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        response = Response(self._parser.get_status_code(), self._headers, body)
+        self.keeps_alive = self._parser.should_keep_alive()
+        self._reset()
+        return response
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one header from the parser."""
+        self._header_bytes += len(name) + len(value)
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body from the parser."""
+        self._size += len(body)
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        """Note the end of the response."""
+        self._is_complete = True
+
+
+def join(head: bytes, parts: Sequence[Buffer]) -> bytes:
+    """Return a request's head and body as one write."""
+    return b"".join((head, *parts))
+
+
+OnResponse = Callable[["Response | None", "Exception | None"], None]
