@@ -37,6 +37,7 @@ from symphony.core.events import (
 
 NEVER = 2**63 - 1
 POLICIES = ("deferred", "eager", "timeout")
+EASE_MIN = 0.6
 EPOCHS_REMEMBERED = 8
 """After more boundaries than this without a step, all rates are 0."""
 
@@ -160,6 +161,8 @@ class OracleScheduler:
         self.requests: dict[int, Request] = {}
         self.sequence = 0
         self.plan_count = 0
+        self.ease = EASE_MIN
+        """How hard to shed: below 1 while the load can be carried."""
         self.decisions: list[Decision] = []
         self.is_settled = True
         """False when the last step set a candidate aside and then decided something else.
@@ -458,7 +461,7 @@ class OracleScheduler:
             return True
 
         queue = self.queue(m)
-        if self.shed and b < min(self.target_batch_size(m, kind), len(queue)):
+        if self.shed and b < len(queue) and b < int(self.ease * self.target_batch_size(m, kind)):
             limiting = min(queue[: b + 1], key=lambda request: (request.deadline_ns, *request.order))
             if all(request.priority <= limiting.priority for request in queue):
                 self.drop(limiting, "would_miss")
@@ -499,13 +502,21 @@ class OracleScheduler:
         self.share_out()
 
     def share_out(self) -> None:
-        """Set every model's share of the demand, by the targets that hold until now."""
+        """Set every model's share of the demand, by the targets that hold until now, and with it `ease`."""
         works = {m: self.work(m) for m in sorted(self.models)}
         total = 0.0
         for work in works.values():
             total += work
         for m, work in works.items():
             self.models[m].share = work / total if total != 0 else 1 / len(works)
+        gpu_count = self.undrained_count()
+        pressure = (total / self.epoch_ns) / gpu_count if gpu_count else 0.0
+        if pressure <= 0.9:
+            self.ease = EASE_MIN
+        elif pressure >= 1.05:
+            self.ease = 1.0
+        else:
+            self.ease = EASE_MIN + 0.4 * ((pressure - 0.9) / 0.15)
 
     def work(self, m: int) -> float:
         """Return the GPU time that a model's arrivals of one epoch ask for, in nanoseconds."""
@@ -516,9 +527,12 @@ class OracleScheduler:
         t = self.target_batch_size(m, kind)
         return model.rate * self.latency(m, kind, t) / t
 
+    def undrained_count(self) -> int:
+        return sum(not gpu.drained for gpu in self.gpus.values())
+
     def gpu_share(self, m: int) -> float:
         """Return N(m): the model's part of the pool."""
-        return self.models[m].share * sum(not gpu.drained for gpu in self.gpus.values())
+        return self.models[m].share * self.undrained_count()
 
     def early_size(self, m: int, kind: int) -> int:
         """Return the batch that need not wait for frontrun."""

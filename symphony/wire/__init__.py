@@ -4,6 +4,7 @@ Pure: no clock, socket or thread. Whatever a client sends becomes an `InferReque
 nothing is ever unpickled.
 """
 
+from symphony.wire.bf16 import bf16_to_fp32, fp32_to_bf16
 from symphony.wire.codec import (
     decode_error,
     decode_request,
@@ -44,6 +45,7 @@ __all__ = [
     "InferRequest",
     "InferResponse",
     "WireLimits",
+    "bf16_to_fp32",
     "datatype_of",
     "decode_error",
     "decode_request",
@@ -52,5 +54,6 @@ __all__ = [
     "encode_error",
     "encode_request",
     "encode_response",
+    "fp32_to_bf16",
     "kind_of",
 ]

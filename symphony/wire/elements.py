@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from symphony.wire.bf16 import BF16_MAX, bf16_to_fp32, fp32_to_bf16
 from symphony.wire.faults import bad_input, shown
 from symphony.wire.limits import WireLimits
 from symphony.wire.messages import Array
@@ -18,10 +19,9 @@ _INT_RANGES: Final = {
     for name, each in BY_NAME.items()
     if name.startswith(("INT", "UINT"))
 }
-_BF16_MAX: Final = float(np.array([0x7F7F0000], "<u4").view("<f4")[0])
 _FLOAT_MAX: Final = {
     **{name: float(np.finfo(BY_NAME[name].dtype).max) for name in ("FP16", "FP32", "FP64")},
-    "BF16": _BF16_MAX,
+    "BF16": BF16_MAX,
 }
 
 
@@ -53,13 +53,15 @@ def from_list(
     return array
 
 
-def to_list(array: Array, datatype: Datatype) -> list[Any]:
-    """Return the elements of an array, flat in C order: int, float, bool, or bytes. BF16 becomes floats, exactly."""
+def to_list(array: Array, datatype: Datatype, name: str) -> list[Any]:
+    """Return the elements of an array, flat in C order: int, float, bool, or bytes. BF16 becomes floats, exactly.
+
+    Raises `bad_input` naming the tensor when an object in it is neither bytes nor text.
+    """
     if datatype.name == "BYTES":
-        return to_elements(array)
+        return to_elements(array, name)
     if datatype.name == "BF16":
-        bits = to_carried(array, datatype) if array.dtype != datatype.dtype else array
-        array = (bits.astype("<u4") << 16).view("<f4") if bits.size else bits
+        array = bf16_to_fp32(to_carried(array, datatype) if array.dtype != datatype.dtype else array)
     return array.reshape(-1).tolist()
 
 
@@ -105,7 +107,7 @@ def _floats(flat: list[Any], kinds: set[type], datatype: Datatype, what: str) ->
         raise bad_input(f"{what}: an integer is out of range for {datatype.name}") from None
     with np.errstate(over="ignore", invalid="ignore"):
         if datatype.name == "BF16":
-            array = _to_bf16(wide)
+            array = fp32_to_bf16(wide)
             infinite = (array & 0x7FFF) == 0x7F80
         else:
             array = wide.astype(datatype.dtype)
@@ -118,13 +120,6 @@ def _floats(flat: list[Any], kinds: set[type], datatype: Datatype, what: str) ->
             f"(-{_FLOAT_MAX[datatype.name]:g} to {_FLOAT_MAX[datatype.name]:g})"
         )
     return array
-
-
-def _to_bf16(wide: Array) -> Array:
-    """Return the bits of the nearest bfloat16 (ties to even), by way of float32; NaN stays NaN."""
-    bits = wide.astype("<f4").view("<u4").astype("<u8")
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
-    return np.where(np.isnan(wide), np.array(0x7FC0, "<u2"), rounded).astype("<u2")
 
 
 def _texts(flat: list[Any], kinds: set[type], what: str, limits: WireLimits) -> list[bytes]:

@@ -134,7 +134,7 @@ def encode_response(response: InferResponse) -> Encoded:
                 return _join(prefix, raws)
             if array.nbytes <= COPY_BYTES_MAX:
                 return Encoded([prefix + array.tobytes()], _CONTENT_TYPE, {})
-            return Encoded([prefix, to_raw(array, describe(name, array, NO_NAMES))], _CONTENT_TYPE, {})
+            return Encoded([prefix, to_raw(array, describe(name, array, NO_NAMES), name)], _CONTENT_TYPE, {})
     header, raws = _response_header(response)
     return _join(_prefix(header), raws)
 
@@ -259,7 +259,7 @@ def _write_tensors(
     at = 0
     for name, array in arrays.items():
         datatype = describe(name, array, bf16_names)
-        raw = to_raw(array, datatype)
+        raw = to_raw(array, datatype, name)
         pad = -at % ALIGNMENT
         if pad:
             raws.append(_ZEROS[:pad])

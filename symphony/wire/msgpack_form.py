@@ -101,7 +101,7 @@ def _write_tensors(arrays: Mapping[str, Array], bf16_names: frozenset[str], form
     written: dict[str, dict[str, Any]] = {}
     for name, array in arrays.items():
         datatype = describe(name, array, bf16_names)
-        data = to_raw(array, datatype) if wants_binary(form, name) else to_list(array, datatype)
+        data = to_raw(array, datatype, name) if wants_binary(form, name) else to_list(array, datatype, name)
         shape = list(array.shape)
         if is_map:
             written[name] = {"dtype": datatype.code, "shape": shape, "data": data}

@@ -153,11 +153,11 @@ def _write(
 ) -> dict[str, Any]:
     item: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": datatype.name}
     if as_raw:
-        raw = to_raw(array, datatype)
+        raw = to_raw(array, datatype, name)
         raws.append(raw)
         item["parameters"] = {"binary_data_size": len(raw)}
         return item
-    data = to_list(array, datatype)
+    data = to_list(array, datatype, name)
     if datatype.name == "BYTES":
         try:
             data = [element.decode() for element in data]

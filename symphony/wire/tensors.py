@@ -72,14 +72,16 @@ def datatype_of(dtype: np.dtype[Any], is_bf16: bool = False) -> str:
     Object, bytes and text arrays are BYTES. uint16 is UINT16 unless `is_bf16`; a dtype that names itself bfloat16
     (as the ml_dtypes package has) is BF16.
     """
-    return _datatype_of(dtype, is_bf16).name
+    return _datatype_of(dtype, is_bf16, "").name
 
 
-def _datatype_of(dtype: np.dtype[Any], is_bf16: bool = False) -> Datatype:
+def _datatype_of(dtype: np.dtype[Any], is_bf16: bool, name: str) -> Datatype:
     if is_bf16:
         if (dtype.kind == "u" and dtype.itemsize == 2) or dtype.name == "bfloat16":
             return BY_NAME["BF16"]
-        raise bad_input(f"a BF16 tensor is carried as uint16 (its raw bits), not as {dtype}; view it as uint16")
+        raise bad_input(
+            f"{_named(name)}BF16 is carried as uint16 (its raw bits), not as {dtype}; convert and view it as uint16"
+        )
     try:
         return _BY_DTYPE[dtype]
     except KeyError:
@@ -89,8 +91,14 @@ def _datatype_of(dtype: np.dtype[Any], is_bf16: bool = False) -> Datatype:
             return BY_NAME["BF16"]
         found = _BY_DTYPE.get(dtype.newbyteorder("<"))
         if found is None:
-            raise bad_input(f"arrays of dtype {dtype} cannot be sent; convert to one of {', '.join(BY_NAME)}") from None
+            raise bad_input(
+                f"{_named(name)}arrays of dtype {dtype} cannot be sent; convert to one of {', '.join(BY_NAME)}"
+            ) from None
         return found
+
+
+def _named(name: str) -> str:
+    return f"tensor {quoted(name)}: " if name else ""
 
 
 def find_datatype(word: Any, what: str) -> Datatype:
@@ -188,10 +196,13 @@ def _frozen(array: Array) -> Array:
     return array
 
 
-def to_raw(array: Array, datatype: Datatype) -> bytes | memoryview:
-    """Return an array in raw form: a copy up to `COPY_BYTES_MAX` bytes, else a view where its layout allows."""
+def to_raw(array: Array, datatype: Datatype, name: str) -> bytes | memoryview:
+    """Return an array in raw form: a copy up to `COPY_BYTES_MAX` bytes, else a view where its layout allows.
+
+    Raises `bad_input` naming the tensor when an object in it is neither bytes nor text.
+    """
     if datatype.itemsize == 0:
-        elements = to_elements(array)
+        elements = to_elements(array, name)
         return b"".join([piece for element in elements for piece in (_U32.pack(len(element)), element)])
     if array.dtype != datatype.dtype:
         array = to_carried(array, datatype)
@@ -207,7 +218,7 @@ def to_carried(array: Array, datatype: Datatype) -> Array:
     return array.astype(datatype.dtype)
 
 
-def to_elements(array: Array) -> list[bytes]:
+def to_elements(array: Array, name: str) -> list[bytes]:
     """Return the elements of a BYTES array, flat: bytes as they are, text as UTF-8; raise `bad_input` for others."""
     elements = array.reshape(-1).tolist()
     for index, element in enumerate(elements):
@@ -215,9 +226,11 @@ def to_elements(array: Array) -> list[bytes]:
             try:
                 elements[index] = element.encode()
             except UnicodeEncodeError:
-                raise bad_input(f"BYTES element {index} is text that UTF-8 cannot hold: {quoted(element)}") from None
+                raise bad_input(
+                    f"tensor {quoted(name)}: element {index} is text that UTF-8 cannot hold: {quoted(element)}"
+                ) from None
         elif not isinstance(element, bytes):
-            raise bad_input(f"BYTES element {index} is {shown(element)}, expected bytes or text")
+            raise bad_input(f"tensor {quoted(name)}: element {index} is {shown(element)}, expected bytes or text")
     return elements
 
 
@@ -227,4 +240,4 @@ def describe(name: str, array: Array, bf16_names: frozenset[str]) -> Datatype:
         found = _BY_DTYPE.get(array.dtype)
         if found is not None:
             return found
-    return _datatype_of(array.dtype, name in bf16_names)
+    return _datatype_of(array.dtype, name in bf16_names, name)

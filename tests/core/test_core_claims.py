@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from itertools import pairwise
 from statistics import mean
 
 import pytest
@@ -251,8 +252,8 @@ def test_nothing_hopeless_is_run():
     scheduler = make()
     arrive(scheduler, 0, range(4), 25)
     assert arrive(scheduler, 1, [4], 12) == []
-    assert scheduler.wakeup_ns == 6 * MS + 1
     assert wake(scheduler, 6) == []
+    assert scheduler.wakeup_ns == 6 * MS + 1
     assert scheduler.step(6 * MS + 1, None) == [Drop(4, "would_miss")]
 
 
@@ -276,30 +277,48 @@ def test_queue_of_a_removed_model_is_dropped_in_order():
     assert scheduler.queued_count == 0
 
 
-def test_old_head_is_shed_rather_than_forcing_a_small_batch():
-    scheduler = make()
-    arrive(scheduler, 0, range(4), 25)
-    arrive(scheduler, 1, [4], 16)
-    arrive(scheduler, 2, range(5, 9), 40)
-    decisions = finish(scheduler, 9, 1)
+def make_pressed(**options) -> Scheduler:
+    """Return an empty scheduler at 100 ms that was asked, in those 100 ms, for more than its GPU bears."""
+    scheduler = make(epoch_ns=100 * MS, **options)
+    for id_ in range(200):
+        arrive(scheduler, 0, [id_], 1000)
+        scheduler.step(0, RequestCancelled(id_))
+    assert wake(scheduler, 100) == []
+    return scheduler
+
+
+def test_old_head_is_shed_rather_than_forcing_a_small_batch_in_overload():
+    scheduler = make_pressed()
+    arrive(scheduler, 100, range(4), 125)
+    arrive(scheduler, 101, [4], 116)
+    arrive(scheduler, 102, range(5, 9), 140)
+    decisions = finish(scheduler, 109, 1)
     assert drops(decisions) == {4: "would_miss"}
     assert batches(decisions) == [(5, 6, 7, 8)]
 
 
-def test_old_head_forces_a_small_batch_without_shedding():
-    scheduler = make(shed=False)
+def test_old_head_is_served_by_a_smaller_batch_while_the_load_can_be_carried():
+    scheduler = make()
     arrive(scheduler, 0, range(4), 25)
-    arrive(scheduler, 1, [4], 15)
+    arrive(scheduler, 1, [4], 16)
     arrive(scheduler, 2, range(5, 9), 40)
-    assert batches(finish(scheduler, 9, 1)) == [(4,)]
+    assert batches(finish(scheduler, 9, 1)) == [(4, 5)]
+
+
+def test_old_head_forces_a_small_batch_without_shedding():
+    scheduler = make_pressed(shed=False)
+    arrive(scheduler, 100, range(4), 125)
+    arrive(scheduler, 101, [4], 115)
+    arrive(scheduler, 102, range(5, 9), 140)
+    assert batches(finish(scheduler, 109, 1)) == [(4,)]
 
 
 def test_priority_protects_from_shedding_by_lower_ones():
-    scheduler = make()
-    arrive(scheduler, 0, range(4), 25)
-    arrive(scheduler, 1, [4], 15, priority=1)
-    arrive(scheduler, 2, range(5, 9), 40, priority=2)
-    decisions = finish(scheduler, 9, 1)
+    scheduler = make_pressed()
+    arrive(scheduler, 100, range(4), 125)
+    arrive(scheduler, 101, [4], 115, priority=1)
+    arrive(scheduler, 102, range(5, 9), 140, priority=2)
+    decisions = finish(scheduler, 109, 1)
     assert drops(decisions) == {}
     assert batches(decisions) == [(4,)]
 
@@ -617,7 +636,7 @@ def test_gpu_runs_one_batch_at_a_time():
     result = run(12000, control_ns=MS, lead_ns=3 * MS)
     for gpu in range(GPU_COUNT):
         spans = [(batch.started_ns, batch.finished_ns) for batch in result.batches if batch.gpu == gpu]
-        assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+        assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
 def test_gpu_use_is_proportional_to_load():
@@ -647,7 +666,7 @@ def test_staggered_execution_emerges():
     gpu_count = 4
     result = run(PEAK_RATE / 2 * 0.9, gpu_count=gpu_count, early=False)
     steady = [batch for batch in result.batches if S < batch.started_ns < 2.5 * S]
-    gaps = [after.started_ns - before.started_ns for before, after in zip(steady, steady[1:], strict=False)]
+    gaps = [after.started_ns - before.started_ns for before, after in pairwise(steady)]
     cycle = mean(batch.finished_ns - batch.started_ns for batch in steady)
     evenness = sum(0.4 < gap / (cycle / gpu_count) < 1.9 for gap in gaps) / len(gaps)
     assert evenness > 0.8
@@ -691,12 +710,10 @@ def test_high_priority_survives_an_overload_of_low_priority():
 
 
 def test_handing_over_ahead_makes_up_for_the_control_delay():
-    models, gpu_count = [ModelSpec(slo_ns=30 * MS, latency_ns=linear(0.1, 3, 16))], 2
+    models = [ModelSpec(slo_ns=30 * MS, latency_ns=linear(0.1, 3, 16))]
 
     def goodput(**options) -> float:
-        return goodput_search(
-            lambda rate: run(rate, models=models, gpu_count=gpu_count, seconds=2, **options), 200, 20000
-        )
+        return goodput_search(lambda rate: run(rate, models=models, gpu_count=2, seconds=2, **options), 200, 20000)
 
     with_lead = goodput(control_ns=2 * MS, lead_ns=3 * MS)
     assert with_lead > 1.2 * goodput(control_ns=2 * MS)

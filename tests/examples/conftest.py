@@ -9,8 +9,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Use one thread per operation: two that wait for each other crawl on a machine whose cores are busy."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

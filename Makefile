@@ -1,0 +1,82 @@
+# The same commands for people and for CI. `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+# Installed before everything that depends on it; on a machine with a GPU: make TORCH=torch serve
+TORCH ?= torch==2.13.0
+HOST ?= 127.0.0.1
+PORT ?= 8000
+DEVICES ?= cpu
+BIN := $(CURDIR)/.venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+SOURCES := $(shell find symphony csrc -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
+WEIGHTS := examples/models/digits/model.safetensors examples/models/digits_export/model.pt2
+TREE = $$(git ls-files --cached --others --exclude-standard) $(WEIGHTS)
+
+.PHONY: help serve demo test test-fast lint format debug sanitize bench-smoke wheel clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+serve: .stamp/built $(WEIGHTS)  ## serve the example models on http://127.0.0.1:8000
+	$(BIN)/symphony serve --repository examples/models --devices $(DEVICES) --host $(HOST) --port $(PORT)
+
+demo: .stamp/built $(WEIGHTS)  ## start a node, send it real sentences and images, check every answer
+	$(BIN)/python examples/demo.py
+
+test: .stamp/built $(WEIGHTS)  ## run every test
+	$(BIN)/python -m pytest
+
+test-fast: .stamp/built $(WEIGHTS)  ## run the tests that need no sockets and no patience (under a minute)
+	$(BIN)/python -m pytest -m "not sockets and not slow"
+
+lint: .stamp/built  ## check style, types and C++ layout
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	find csrc tests -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+
+format: .stamp/built  ## rewrite the files in the style that lint asks for
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+	find csrc tests -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+
+debug: .stamp/built $(WEIGHTS)  ## run the fast tests on a build with bounds checks and balance counters
+	$(call in_tree,debug,,-m "not sockets and not slow")
+
+sanitize: .stamp/built $(WEIGHTS)  ## run the tests of the core and the containers under AddressSanitizer and UBSan
+	$(BIN)/python -m pytest tests/csrc
+	$(call in_tree,sanitize,$(SANITIZER),tests/core)
+
+bench-smoke: .stamp/built  ## run every benchmark for a moment, to see that it works
+	$(BIN)/python -m pytest tests/test_bench.py
+
+wheel: .stamp/built  ## build the source archive and the wheel into dist/
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+clean:  ## remove what was built; the virtual environment stays
+	rm -rf build dist .stamp *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(WEIGHTS)
+	find symphony -name '*.so' -delete
+
+# Set-up, once: an environment, torch first, then the rest; again when pyproject.toml changes.
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+.stamp/installed: pyproject.toml setup.py | $(BIN)/python
+	$(PIP) "setuptools>=77" "cython>=3.1,<4" $(TORCH)
+	$(PIP) --no-build-isolation -e ".[dev,demo,plots]"
+	mkdir -p .stamp && touch $@
+
+.stamp/built: .stamp/installed $(SOURCES)
+	$(BIN)/python setup.py --quiet build_ext --inplace --parallel 2
+	touch $@
+
+$(WEIGHTS) &: examples/train_digits.py examples/models/digits/model.py | .stamp/built
+	$(BIN)/python examples/train_digits.py
+
+# A debug or sanitizer build lives in its own copy of the sources, so it never meets the release extensions.
+in_tree = mkdir -p build/$(1) && tar -c --ignore-failed-read $(TREE) | tar -x -C build/$(1) && cd build/$(1) \
+	&& SYMPHONY_BUILD=$(1) $(BIN)/python setup.py --quiet build_ext --inplace --parallel 2 && $(2) $(BIN)/python -m pytest $(3)
+SANITIZER = ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)"
