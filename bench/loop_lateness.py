@@ -102,7 +102,9 @@ def main() -> int:
     print("decision lateness, main thread busy in Python (us):")
     for name, value in result["lateness_us"].items():
         print(f"  {name:6} {value:9.1f}")
-    print(f"  over {result['decisions']} timed decisions; a worker had its plan {result['hand_over_us_p50']:.0f} us later")
+    print(
+        f"  over {result['decisions']} timed decisions; a worker had its plan {result['hand_over_us_p50']:.0f} us later"
+    )
     print(json.dumps(result))
     if options.smoke:
         return 0

@@ -46,9 +46,7 @@ class SymphonyError(Exception):
     seconds (None when trying again cannot help).
     """
 
-    def __init__(
-        self, reason: Reason, message: str, *, model: str = "", retry_after_s: float | None = None
-    ) -> None:
+    def __init__(self, reason: Reason, message: str, *, model: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message

@@ -130,6 +130,7 @@ class OracleScheduler:
         gpu_count_max: int = 1024,
         control_ns: int = 0,
         lead_ns: int = 0,
+        window_ns: int = 0,
         shed: bool | None = None,
         early: bool | None = None,
         target_share: float = 0.9,
@@ -142,6 +143,7 @@ class OracleScheduler:
         need_between("gpu_count_max", gpu_count_max, 1, NEVER)
         need_between("control_ns", control_ns, 0, NEVER)
         need_between("lead_ns", lead_ns, 0, NEVER)
+        need_between("window_ns", window_ns, 0, NEVER)
         need_between("epoch_ns", epoch_ns, 1, NEVER)
         need(0.0 < target_share <= 1.0, f"target_share is {target_share}, must be above 0 and at most 1")
         self.policy = policy
@@ -150,6 +152,7 @@ class OracleScheduler:
         self.gpu_count_max = gpu_count_max
         self.control_ns = control_ns
         self.lead_ns = lead_ns
+        self.window_ns = window_ns
         self.shed = policy != "timeout" if shed is None else shed
         self.early = policy == "deferred" and early is not False
         self.target_share = target_share
@@ -398,9 +401,10 @@ class OracleScheduler:
         n = len(queue)
         due_ns = self.due(m, queue, b)
         if self.policy == "deferred":
-            latest = due_ns - self.latency(m, kind, b) - self.control_ns
+            latency = self.latency(m, kind, b)
+            latest = due_ns - latency - self.control_ns
             if b == n < model.batch_size_max:
-                frontrun = due_ns - self.latency(m, kind, b + 1) - self.control_ns
+                frontrun = due_ns - max(self.latency(m, kind, b + 1), latency + self.window_ns) - self.control_ns
             else:
                 frontrun = self.now_ns
             is_early = self.early and b >= self.early_size(m, kind)

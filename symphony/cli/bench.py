@@ -31,7 +31,7 @@ TRACE_BYTES_MAX = 1 << 30
 EXIT_INVALID = 3
 TABLE_WIDTH = 110
 WARM_CONNECTIONS_MAX = 2048
-_WORDS = "please read this short sentence about trains bread rivers music stars and winter light".split()
+_WORDS = ["please", "read", "this", "short", "sentence", "about", "trains", "bread", "rivers", "music", "stars", "and", "winter", "light"]
 _NUMPY = {"BOOL": "?", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "BF16": "<u2"}
 
 
@@ -48,7 +48,9 @@ class Target:
 @click.command("bench")
 @click.argument("url", default="http://127.0.0.1:8000")
 @click.option("--model", "models", multiple=True, required=True, help="NAME, or NAME=WEIGHT of the rate. Repeatable.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=100.0, show_default=True, help="Requests/s.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), default=100.0, show_default=True, help="Requests/s."
+)
 @click.option("--duration-s", type=click.FloatRange(0.1, 86_400), default=10.0, show_default=True)
 @click.option("--warmup-s", type=click.FloatRange(0, 3_600), default=2.0, show_default=True, help="Sent, not judged.")
 @click.option("--arrivals", default="poisson", show_default=True, help="constant, poisson, gamma:SHAPE, trace:FILE.")
@@ -192,7 +194,9 @@ def search_goodput(bench: Bench, start_rate: float, seed: int) -> dict[str, Any]
         reports.append({"rate": rate, "seed": with_seed, "schedule_digest": schedule.digest(), **report.as_dict()})
         is_held = report.is_valid and report.good_share >= GOOD_SHARE_MIN
         note = "" if report.is_valid else f"  INVALID: sender late by {report.lag_ms['p99']:.1f} ms (p99)"
-        shares = "  ".join(f"{name} {count / max(1, report.request_count):.2%}" for name, count in report.outcomes.items())
+        shares = "  ".join(
+            f"{name} {count / max(1, report.request_count):.2%}" for name, count in report.outcomes.items()
+        )
         click.echo(
             f"{rate:9.1f}/s  {shares}  p99 {report.latency_ms['p99']:.1f} ms  {'held' if is_held else 'not held'}{note}"
         )
@@ -289,8 +293,12 @@ def show(report: Report, bench: Bench, console: Console) -> None:
         table.add_row(name, f"{slo_ns / 1e6:g}", *shares, *times)
     Console(width=max(TABLE_WIDTH, console.width)).print(table)
     if report.reasons:
-        click.echo("not answered: " + ", ".join(f"{reason} {count}" for reason, count in sorted(report.reasons.items())))
-        click.echo(f"for example: {report.first_fault}" if report.first_fault else "some requests got no answer in time")
+        click.echo(
+            "not answered: " + ", ".join(f"{reason} {count}" for reason, count in sorted(report.reasons.items()))
+        )
+        click.echo(
+            f"for example: {report.first_fault}" if report.first_fault else "some requests got no answer in time"
+        )
     click.echo(
         f"good {report.good_share:.2%} = {report.offered_rate * report.good_share:.1f} requests/s; sender lag p50 "
         f"{report.lag_ms['p50']:.2f} ms, p99 {report.lag_ms['p99']:.2f} ms; sender used {report.cpu_share:.0%} of a core"

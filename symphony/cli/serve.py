@@ -24,7 +24,9 @@ CONFIG_BYTES_MAX = 1 << 20
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one. Default: 8000.")
 @click.option("--policy", type=click.Choice(["deferred", "eager", "timeout"]), help="Scheduling policy.")
 @click.option("--drain-timeout-s", type=float, help="How long SIGTERM waits for accepted requests.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
 def serve_command(config_file: Path | None, log_level: str, **flags: Any) -> None:
     """Serve a repository of models: each under the latency objective its model.toml names."""
     logging.basicConfig(

@@ -31,7 +31,9 @@ class AsyncClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         if connection_count_max < 1 or not timeout_s > 0:
-            raise ValueError(f"connection_count_max is {connection_count_max}, timeout_s {timeout_s}: both must be above 0")
+            raise ValueError(
+                f"connection_count_max is {connection_count_max}, timeout_s {timeout_s}: both must be above 0"
+            )
         address = Address.parse(url, tls)
         self.url = url
         self._calls = Calls(address, form)
@@ -58,9 +60,7 @@ class AsyncClient:
         node's reason and `retry_after_s`, TransportError (a ConnectionError) when the node cannot be reached, TimeoutError
         after the client's own `timeout_s`.
         """
-        data = self._calls.infer(
-            model, inputs, version, timeout_ms, priority, outputs, request_id, parameters, headers
-        )
+        data = self._calls.infer(model, inputs, version, timeout_ms, priority, outputs, request_id, parameters, headers)
         return self._calls.read_infer(await self._exchange(data))
 
     async def is_live(self) -> bool:

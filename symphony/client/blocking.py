@@ -57,7 +57,9 @@ class Client:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         if connection_count_max < 1 or not timeout_s > 0:
-            raise ValueError(f"connection_count_max is {connection_count_max}, timeout_s {timeout_s}: both must be above 0")
+            raise ValueError(
+                f"connection_count_max is {connection_count_max}, timeout_s {timeout_s}: both must be above 0"
+            )
         self.url = url
         self._calls = Calls(Address.parse(url, tls), form)
         self._timeout_s = timeout_s
@@ -80,9 +82,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> InferResult:
         """Run one request and return its outputs; see `AsyncClient.infer`."""
-        data = self._calls.infer(
-            model, inputs, version, timeout_ms, priority, outputs, request_id, parameters, headers
-        )
+        data = self._calls.infer(model, inputs, version, timeout_ms, priority, outputs, request_id, parameters, headers)
         return self._calls.read_infer(self._exchange(data))
 
     def is_live(self) -> bool:

@@ -146,7 +146,9 @@ def as_tensor(value: Any, name: str) -> np.ndarray[Any, Any]:
             if isinstance(item, str):
                 item = item.encode()
             if not isinstance(item, bytes):
-                raise TypeError(f"input {name!r} holds {type(item).__name__}: only numbers, booleans, str and bytes can be sent")
+                raise TypeError(
+                    f"input {name!r} holds {type(item).__name__}: only numbers, booleans, str and bytes can be sent"
+                )
             texts[at] = bytes(item)
         return texts
     if array.dtype.kind not in "biuf":

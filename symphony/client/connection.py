@@ -148,7 +148,9 @@ class ConnectionPool:
                 )
         except TimeoutError:
             self._forget()
-            raise TransportError(f"no connection to {address} within {self._connect_timeout_s:g} s; is it up?") from None
+            raise TransportError(
+                f"no connection to {address} within {self._connect_timeout_s:g} s; is it up?"
+            ) from None
         except OSError as error:
             self._forget()
             raise TransportError(

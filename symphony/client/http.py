@@ -34,7 +34,13 @@ class Address:
             port = parts.port
         except ValueError:
             port = -1
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1 or parts.path.strip("/") or parts.query:
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or port == -1
+            or parts.path.strip("/")
+            or parts.query
+        ):
             raise ValueError(f"{url!r} is no server's address; write for example http://127.0.0.1:8000")
         if parts.scheme == "https" and tls is None:
             tls = ssl.create_default_context()

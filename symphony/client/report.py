@@ -14,7 +14,9 @@ LAG_P99_MS_MAX = 5.0
 """A run whose sender was later than this says more about the sender than about the server."""
 GOOD_SHARE_MIN = 0.99
 QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
-_REJECTED = frozenset(("bad_input", "unknown_model", "too_large", "rate_limited", "queue_full", "not_ready", "draining"))
+_REJECTED = frozenset(
+    ("bad_input", "unknown_model", "too_large", "rate_limited", "queue_full", "not_ready", "draining")
+)
 
 
 @dataclass(slots=True)

@@ -37,7 +37,9 @@ def parse_devices(text: str, where: str = "--devices") -> tuple[DeviceSpec, ...]
         elif match := _REPEATED.fullmatch(part):
             kind, count = match[2], int(match[1] or 1)
             if count < 1 or len(found) + count > DEVICE_COUNT_MAX:
-                raise ConfigError(f"{where}: {part!r} makes {len(found) + count} devices; allowed are 1 to {DEVICE_COUNT_MAX}")
+                raise ConfigError(
+                    f"{where}: {part!r} makes {len(found) + count} devices; allowed are 1 to {DEVICE_COUNT_MAX}"
+                )
             found += [DeviceSpec(kind, counts[kind] + i) for i in range(count)]
             counts[kind] += count
         else:

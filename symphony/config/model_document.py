@@ -123,7 +123,9 @@ class ModelDocument(Document):
             if self.entry:
                 raise ValueError(f"key 'entry' is {self.entry!r}: an emulated model has no code; leave it out")
             if self.devices not in (None, ["emulated"]):
-                raise ValueError(f"key 'devices' is {self.devices!r}: an emulated model runs on \"emulated\" devices only")
+                raise ValueError(
+                    f"key 'devices' is {self.devices!r}: an emulated model runs on \"emulated\" devices only"
+                )
             table = self.emulated.latency_ms if self.emulated else None
             if table is not None and len(table) != self.max_batch_size:
                 raise ValueError(

@@ -56,7 +56,9 @@ def measure_profile(
             run(size)
             samples[size].append(max(1, clock_ns() - start_ns))
         spent_s = (clock_ns() - began_ns) / 1e9
-        done = max((round_number + 1) / SAMPLE_COUNT_MAX, min(spent_s / budget_s, (round_number + 1) / SAMPLE_COUNT_MIN))
+        done = max(
+            (round_number + 1) / SAMPLE_COUNT_MAX, min(spent_s / budget_s, (round_number + 1) / SAMPLE_COUNT_MIN)
+        )
         on_progress(min(1.0, done))
         if spent_s >= budget_s and round_number + 1 >= SAMPLE_COUNT_MIN:
             break

@@ -8,7 +8,7 @@ import numpy as np
 
 from symphony.config import ModelConfig, TensorSpec
 
-_WORDS = "a model serves many small requests within its latency objective while the queue keeps growing".split()
+_WORDS = ["a", "model", "serves", "many", "small", "requests", "within", "its", "latency", "objective", "while", "the", "queue", "keeps", "growing"]
 _FLOATS = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
 
 

@@ -340,7 +340,9 @@ def _parse_target(path: bytes) -> tuple[str, str | None] | None:
         if len(parts) == 5:
             return unquote(parts[3].decode("ascii"), errors="strict"), None
         if len(parts) == 7 and parts[4] == b"versions":
-            return unquote(parts[3].decode("ascii"), errors="strict"), unquote(parts[5].decode("ascii"), errors="strict")
+            return unquote(parts[3].decode("ascii"), errors="strict"), unquote(
+                parts[5].decode("ascii"), errors="strict"
+            )
     except UnicodeDecodeError:
         return None
     return None

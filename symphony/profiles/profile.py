@@ -41,7 +41,9 @@ class LatencyProfile:
             raise ConfigError(f"profile of {self.model}: its columns differ in length; measure it again")
         for size, median, p99 in zip(sizes, self.median_ns, self.p99_ns, strict=True):
             if not 0 < median <= DURATION_NS_MAX or not median <= p99 <= DURATION_NS_MAX:
-                raise ConfigError(f"profile of {self.model}: l({size}) = {median} ns, p99 {p99} ns cannot be; measure again")
+                raise ConfigError(
+                    f"profile of {self.model}: l({size}) = {median} ns, p99 {p99} ns cannot be; measure again"
+                )
 
     @classmethod
     def from_table(cls, latency_ns: Sequence[int], model: str = "", version: str = "1") -> LatencyProfile:
@@ -76,9 +78,7 @@ class LatencyProfile:
         mean_b = sum(self.batch_sizes) / count
         mean_l = sum(self.median_ns) / count
         spread = sum((b - mean_b) ** 2 for b in self.batch_sizes)
-        alpha = (
-            sum((b - mean_b) * (l - mean_l) for b, l in zip(self.batch_sizes, self.median_ns, strict=True)) / spread
-        )
+        alpha = sum((b - mean_b) * (l - mean_l) for b, l in zip(self.batch_sizes, self.median_ns, strict=True)) / spread
         return alpha, mean_l - alpha * mean_b
 
     def matches(self, device: str, torch_version: str, fingerprint: str) -> bool:

@@ -193,12 +193,16 @@ class Node:
 
     async def load(self, name: str) -> None:
         """Load (again) every version of `name` in the repository; the old one serves until the new one is ready."""
-        found = [item for item in self._repository.scan() if item[0].name == name and not isinstance(item[1], ConfigError)]
+        found = [
+            item for item in self._repository.scan() if item[0].name == name and not isinstance(item[1], ConfigError)
+        ]
         if not found:
             faults = [str(item[1]) for item in self._repository.scan() if isinstance(item[1], ConfigError)]
             hint = f" (faulty: {'; '.join(faults)})" if faults else ""
             raise SymphonyError(
-                Reason.UNKNOWN_MODEL, f'the repository {self.config.repository} holds no model "{name}"{hint}', model=name
+                Reason.UNKNOWN_MODEL,
+                f'the repository {self.config.repository} holds no model "{name}"{hint}',
+                model=name,
             )
         for config, folder in found:
             entry = await self._load(config, folder)

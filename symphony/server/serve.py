@@ -80,7 +80,9 @@ async def _start(node: Node, fatal: Callable[[BaseException], None]) -> None:
     # What was loaded stays; the collector need not look at it again.
     gc.collect()
     gc.freeze()
-    ready = [f"{entry.config.name} (SLO {entry.config.slo_ms:g} ms)" for entry in node.models() if entry.state == "READY"]
+    ready = [
+        f"{entry.config.name} (SLO {entry.config.slo_ms:g} ms)" for entry in node.models() if entry.state == "READY"
+    ]
     failed = [entry.config.name for entry in node.models() if entry.state != "READY"]
     _log.info("ready: %s", ", ".join(ready) or "no model")
     if failed:

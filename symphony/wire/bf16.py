@@ -14,8 +14,8 @@ _NAN: Final = np.array(0x7FC0, "<u2")
 
 def bf16_to_fp32(bits: Array) -> Array:
     """Return the numbers (float32, same shape) whose bfloat16 bits (uint16) are given; exact."""
-    wide = bits.astype("<u4")
-    return np.left_shift(wide, 16, out=wide).view("<f4")
+    wide: Array = np.asarray(bits.astype("<u4") << 16)
+    return wide.view("<f4")
 
 
 def fp32_to_bf16(numbers: Array) -> Array:

@@ -94,7 +94,9 @@ def parse_trace(text: str, file: str, model_names: list[str]) -> tuple[Instants,
             raise ConfigError(f"{file}, line {number}: {row[0]!r} is no time in seconds from 0 to 1,000,000")
         name = row[1].strip() if len(row) > 1 else model_names[0]
         if name not in index:
-            raise ConfigError(f"{file}, line {number}: model {name!r} is not among {', '.join(model_names)}; name it with --model")
+            raise ConfigError(
+                f"{file}, line {number}: model {name!r} is not among {', '.join(model_names)}; name it with --model"
+            )
         if len(instants) >= REQUEST_COUNT_MAX:
             raise ConfigError(f"{file} has more than {REQUEST_COUNT_MAX} requests; split it")
         instants.append(round(seconds * NS_PER_S))

@@ -332,6 +332,7 @@ OPTIONS = st.fixed_dictionaries(
         "policy": st.sampled_from(["deferred", "deferred", "eager", "timeout"]),
         "control_ns": st.sampled_from([0, 0, TICK_NS, 7 * TICK_NS]),
         "lead_ns": st.sampled_from([0, 2 * TICK_NS, 20 * TICK_NS, 10**9]),
+        "window_ns": st.sampled_from([0, 0, TICK_NS, 30 * TICK_NS]),
         "shed": st.sampled_from([None, None, True, False]),
         "early": st.sampled_from([None, None, False]),
         "target_share": st.sampled_from([1.0, 0.8, 0.5]),
@@ -405,6 +406,7 @@ class ClosedLoop:
             policy=draw(["deferred", "deferred", "deferred", "eager", "timeout"]),
             control_ns=draw([0, 0, TICK_NS, 4 * TICK_NS]),
             lead_ns=draw([0, TICK_NS, 10 * TICK_NS, 60 * TICK_NS]),
+            window_ns=draw([0, 0, 5 * TICK_NS]),
             shed=draw([None, None, None, True, False]),
             early=draw([None, False]),
             target_share=draw([1.0, 1.0, 0.8, 0.3]),
@@ -489,6 +491,29 @@ class ClosedLoop:
     def tell(self, measured_ns: int, event: Event) -> None:
         heard_ns = measured_ns + self.jitter(10 * TICK_NS)
         heapq.heappush(self.news, (heard_ns, next(self.news_count), event))
+
+
+@pytest.mark.parametrize("arrival_count", range(130, 158, 3))
+def test_core_sheds_as_hard_as_the_oracle_at_any_pressure(arrival_count):
+    # Random events seldom meet the pressures between which `ease` grows: here arrivals ask for 0.88 to 1.05 GPUs.
+    alpha_ns, second_ns = 10_000_000, 1_000_000_000
+    latency_ns = tuple(alpha_ns * (5 + b) for b in range(1, 17))
+    for batch_size in range(8, 15):
+        twins = Twins(early=False, epoch_ns=second_ns)
+        twins.step(0, ModelAdded(0, 600_000_000, 16))
+        twins.step(0, ProfileChanged(0, 0, latency_ns))
+        twins.step(0, GpuJoined(0))
+        twins.step(0, ModelPlaced(0, 0))
+        for _ in range(arrival_count):
+            twins.step(0, RequestArrived(0, 0, 10 * second_ns))
+            twins.step(0, RequestCancelled(0))
+        for id_ in range(16):
+            twins.step(second_ns, RequestArrived(id_, 0, 2 * second_ns))
+        freed_ns = second_ns + latency_ns[-1]
+        twins.step(second_ns, RequestArrived(16, 0, freed_ns + latency_ns[batch_size - 1]))
+        for id_ in range(17, 40):
+            twins.step(second_ns, RequestArrived(id_, 0, 3 * second_ns))
+        twins.step(freed_ns, BatchFinished(1, 0, freed_ns))
 
 
 @pytest.mark.parametrize("first_seed", range(0, SEEDS, SEEDS_PER_TEST))

@@ -141,6 +141,20 @@ def test_batch_stops_at_a_stair_when_the_next_one_is_too_high():
     assert batches(arrive(scheduler, 10, [4], 60)) == [(0, 1, 2, 3)]
 
 
+def test_window_on_a_stair_is_as_wide_as_asked_for():
+    # l(2) = l(1): frontrun would be the last instant, and a caller who is late would find the request hopeless.
+    for window_ms in (0, 3):
+        scheduler = make(STAIRS, window_ns=window_ms * MS)
+        arrive(scheduler, 0, [1], 100)
+        assert scheduler.wakeup_ns == (100 - 10 - window_ms) * MS
+
+
+def test_window_that_is_wide_enough_is_left_alone():
+    scheduler = make(window_ns=MS // 2)
+    arrive(scheduler, 0, [1], 25)
+    assert scheduler.wakeup_ns == (25 - 7) * MS
+
+
 def test_margin_brings_the_window_forward():
     scheduler = make()
     scheduler.step(0, MarginChanged(0, 2 * MS))
@@ -533,6 +547,7 @@ def test_model_needs_a_profile_for_the_kind_it_is_placed_on():
         ({"gpu_count_max": 0}, ["gpu_count_max", 0, 1]),
         ({"control_ns": -1}, ["control_ns", -1, 0]),
         ({"lead_ns": -1}, ["lead_ns", -1, 0]),
+        ({"window_ns": -1}, ["window_ns", -1, 0]),
         ({"epoch_ns": 0}, ["epoch_ns", 0, 1]),
         ({"target_share": 0.0}, ["target_share", 0]),
     ],

@@ -110,13 +110,14 @@ class Replay:
             "policy": str,
             "control": to_ns,
             "lead": to_ns,
+            "window": to_ns,
             "epoch": to_ns,
             "shed": lambda text: text == "yes",
             "early": lambda text: text == "yes",
             "target_share": float,
             "request_count_max": int,
         }
-        times = {"control", "lead", "epoch"}
+        times = {"control", "lead", "window", "epoch"}
         return {(f"{name}_ns" if name in times else name): readers[name](text) for name, text in values.items()}
 
     @staticmethod

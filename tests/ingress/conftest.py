@@ -15,7 +15,7 @@ from aiohttp import web
 from symphony.config import ModelConfig, TensorSpec
 from symphony.driver.requests import PendingRequest
 from symphony.errors import Reason, SymphonyError
-from symphony.ingress import Health, IngressLimits, InferExchange, build_app, make_runner, unknown_model
+from symphony.ingress import Health, InferExchange, IngressLimits, build_app, make_runner, unknown_model
 from symphony.metrics import BuildInfo, ModelRow, ModelStats, NodeStats, make_registry, render
 
 

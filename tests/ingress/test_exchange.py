@@ -10,7 +10,7 @@ import pytest
 
 from symphony.config import TensorSpec
 from symphony.errors import Reason, SymphonyError
-from symphony.ingress import IngressLimits, InferExchange
+from symphony.ingress import InferExchange, IngressLimits
 
 MS = 1_000_000
 

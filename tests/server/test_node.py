@@ -299,7 +299,9 @@ async def test_python_model_on_cpu_is_served_profiled_and_profile_reused(
         'devices = ["cpu"]\n[[inputs]]\nname = "x"\ndatatype = "FP32"\nshape = [8]\nallow_nan = false\n'
         '[[outputs]]\nname = "y"\ndatatype = "FP32"\nshape = [8]\n'
     )
-    (folder / "model.py").write_text("class Double:\n    def predict(self, batch):\n        return {'y': batch['x'] * 2}\n")
+    (folder / "model.py").write_text(
+        "class Double:\n    def predict(self, batch):\n        return {'y': batch['x'] * 2}\n"
+    )
     for _ in range(2):
         async with run_node("cpu", profile_budget_s=0.2) as node:
             answers = await asyncio.gather(*(node.infer(n, model="double") for n in range(20)))

@@ -36,7 +36,9 @@ def load_exported(config: ModelConfig, folder: Path, torch_device: str) -> Posit
 def load_scripted(config: ModelConfig, folder: Path, torch_device: str) -> PositionalModel:
     """Return the scripted module as a callable on the device."""
     file = file_in(folder, config.entry, config.name)
-    _log.warning('model "%s": TorchScript is deprecated upstream; move it to torch.export (.pt2) when you can', config.name)
+    _log.warning(
+        'model "%s": TorchScript is deprecated upstream; move it to torch.export (.pt2) when you can', config.name
+    )
     try:
         module = torch.jit.load(str(file), map_location=torch_device).eval()
     except Exception as error:
