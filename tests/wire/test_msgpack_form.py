@@ -152,7 +152,8 @@ def test_large_body_needs_its_bulk_in_bin(refused) -> None:
     [
         0, -1, 127, 128, 2**16, 2**32, 2**63, -128, -(2**15), -(2**31), -(2**63), 1.5, None, True, "", "a" * 40,
         "a" * 300, "a" * 70_000, b"", b"\xdf" * 300, b"\xdf" * 70_000, [], [1] * 20, [0] * 70_000, {},
-        {"a": [1, {"b": 2}]}, {str(number): number for number in range(70)}, {str(number): [] for number in range(70_000)},
+        {"a": [1, {"b": 2}]}, {str(number): number for number in range(70)},
+        {str(number): [] for number in range(70_000)},
         *(msgpack.ExtType(5, b"\xdf" * size) for size in (1, 2, 3, 4, 8, 16, 300, 70_000)),
     ],
     ids=lambda value: type(value).__name__,
