@@ -167,6 +167,7 @@ def measure(name: str, case: Case, duration_s: float, seed: int) -> dict[str, An
         "p99_ms_at_0.7": calm["latency_ms"]["p99"],
         "good_rate_at_2x": (heavy["good_rate"] + again["good_rate"]) / 2,
         "reasons_at_2x": again["reasons"],
+        "refused_ms_at_2x": again["refused_ms"],
         "memory_mib_at_2x": [round(before, 1), round(after, 1)],
         "search": search["probes"],
         "machine": search["machine"],
@@ -193,7 +194,8 @@ def main() -> int:
         row = rows[-1]
         print(
             f"{name}: goodput {row['goodput']:.0f}/s (target {row['target']}, bound {row['bound']:.0f}, {row['best_other']}); "
-            f"late at 0.7: {row['late_at_0.7']}; good at 2x: {row['good_rate_at_2x'] / row['goodput']:.2f} of it; "
+            f"late at 0.7: {row['late_at_0.7']}; good at 2x: {row['good_rate_at_2x'] / row['goodput']:.2f} of it, "
+            f"the rest refused after {row['refused_ms_at_2x']['p99']:.0f} ms (p99); "
             f"memory {row['memory_mib_at_2x'][0]} -> {row['memory_mib_at_2x'][1]} MiB",
             flush=True,
         )

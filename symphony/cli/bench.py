@@ -31,7 +31,22 @@ TRACE_BYTES_MAX = 1 << 30
 EXIT_INVALID = 3
 TABLE_WIDTH = 110
 WARM_CONNECTIONS_MAX = 2048
-_WORDS = ["please", "read", "this", "short", "sentence", "about", "trains", "bread", "rivers", "music", "stars", "and", "winter", "light"]
+_WORDS = [
+    "please",
+    "read",
+    "this",
+    "short",
+    "sentence",
+    "about",
+    "trains",
+    "bread",
+    "rivers",
+    "music",
+    "stars",
+    "and",
+    "winter",
+    "light",
+]
 _NUMPY = {"BOOL": "?", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "BF16": "<u2"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import click
 
-from symphony.config import NodeConfig, parse_devices, parse_node_config
+from symphony.config import parse_node_config
 from symphony.errors import ConfigError
 
 CONFIG_BYTES_MAX = 1 << 20
@@ -18,7 +17,7 @@ CONFIG_BYTES_MAX = 1 << 20
 
 @click.command("serve")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="symphony.toml; flags go before it.")
-@click.option("--repository", type=click.Path(path_type=Path), help="Folder with one folder per model.")
+@click.option("--repository", help="Folder with one folder per model.")
 @click.option("--devices", help='Where models run: "cpu", "2xcpu", "cuda:0,cuda:1", "4xemulated". Default: cpu.')
 @click.option("--host", help="Address to listen on. Default: 127.0.0.1.")
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one. Default: 8000.")
@@ -32,11 +31,9 @@ def serve_command(config_file: Path | None, log_level: str, **flags: Any) -> Non
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr
     )
-    config = _read(config_file) if config_file is not None else NodeConfig()
     changes = {name: value for name, value in flags.items() if value is not None}
-    if "devices" in changes:
-        changes["devices"] = parse_devices(changes["devices"])
-    config = _changed(config, changes)
+    text = "" if config_file is None else _read(config_file)
+    config = parse_node_config(text, "symphony serve" if config_file is None else str(config_file), changes)
     if not config.repository.is_dir():
         raise ConfigError(
             f"repository {config.repository} is not a folder; name one with --repository (try examples/models)"
@@ -46,14 +43,10 @@ def serve_command(config_file: Path | None, log_level: str, **flags: Any) -> Non
     sys.exit(serve(config))
 
 
-def _changed(config: NodeConfig, changes: dict[str, Any]) -> NodeConfig:
-    return dataclasses.replace(config, **changes)
-
-
-def _read(file: Path) -> NodeConfig:
+def _read(file: Path) -> str:
     try:
         if file.stat().st_size > CONFIG_BYTES_MAX:
             raise ConfigError(f"{file} has more than {CONFIG_BYTES_MAX} bytes: this is no symphony.toml")
-        return parse_node_config(file.read_text(encoding="utf-8"), str(file))
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {file}: {error}") from error

@@ -21,13 +21,17 @@ _REJECTED = frozenset(
 
 @dataclass(slots=True)
 class Report:
-    """Counts and quantiles over the judged requests of one run (the warm-up is left out)."""
+    """Counts and quantiles over the judged requests of one run (the warm-up is left out).
+
+    `latency_ms` is of the answered ones, `refused_ms` how long the refused ones waited for their refusal.
+    """
 
     request_count: int
     offered_rate: float
     outcomes: dict[str, int]
     reasons: dict[str, int]
     latency_ms: dict[str, float]
+    refused_ms: dict[str, float]
     lag_ms: dict[str, float]
     cpu_share: float
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -54,6 +58,7 @@ class Report:
             "outcomes": self.outcomes,
             "reasons": self.reasons,
             "latency_ms": self.latency_ms,
+            "refused_ms": self.refused_ms,
             "lag_ms": self.lag_ms,
             "client_cpu_share": self.cpu_share,
             "models": self.models,
@@ -110,6 +115,7 @@ def judge(
         outcomes=counts(judged),
         reasons=dict(reasons),
         latency_ms=quantiles(result.latency_ns[judged & is_answered]),
+        refused_ms=quantiles(result.latency_ns[judged & (result.state == REFUSED)]),
         lag_ms=quantiles(result.lag_ns[judged & (result.state != NO_ANSWER)]),
         cpu_share=result.cpu_share,
         models=by_model,

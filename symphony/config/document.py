@@ -25,20 +25,29 @@ Checked = TypeVar("Checked", bound=Document)
 
 def read_document(schema: type[Checked], text: str, file: str) -> Checked:
     """Return `text` as a checked `schema`; raise ConfigError that lists every fault on a line of its own."""
+    return check_document(schema, parse_toml(text, file), file)
+
+
+def parse_toml(text: str, file: str) -> dict[str, Any]:
+    """Return the TOML in `text`; raise ConfigError when it is none."""
     try:
-        raw = tomllib.loads(text)
+        return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}; mend that place") from error
+
+
+def check_document(schema: type[Checked], raw: dict[str, Any], where: str) -> Checked:
+    """Return `raw` as a checked `schema`; raise ConfigError that lists every fault on a line of its own."""
     try:
         return schema.model_validate(raw)
     except ValidationError as error:
-        faults = [_sentence(schema, fault, raw, file) for fault in error.errors(include_url=False)]
+        faults = [_sentence(schema, fault, where) for fault in error.errors(include_url=False)]
         if len(faults) > FAULTS_SHOWN_MAX:
-            faults = [*faults[:FAULTS_SHOWN_MAX], f"{file}: and {len(faults) - FAULTS_SHOWN_MAX} more faults"]
+            faults = [*faults[:FAULTS_SHOWN_MAX], f"{where}: and {len(faults) - FAULTS_SHOWN_MAX} more faults"]
         raise ConfigError("\n".join(faults)) from None
 
 
-def _sentence(schema: type[Document], fault: Any, raw: dict[str, Any], file: str) -> str:
+def _sentence(schema: type[Document], fault: Any, file: str) -> str:
     path = [part for part in fault["loc"] if part != "function-wrap"]
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
     kind = fault["type"]

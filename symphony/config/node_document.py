@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from symphony.config.devices import DeviceSpec, parse_devices
-from symphony.config.document import Document, read_document
+from symphony.config.document import Document, check_document, parse_toml
 from symphony.config.model_document import Number
 from symphony.config.node import NodeConfig
 from symphony.errors import ConfigError
@@ -48,8 +49,12 @@ class NodeDocument(Document):
         return value
 
 
-def parse_node_config(text: str, file: str) -> NodeConfig:
-    """Return the node that `text`, the contents of `file`, describes; raise ConfigError with every fault."""
-    values = read_document(NodeDocument, text, file).model_dump()
+def parse_node_config(text: str, file: str, flags: Mapping[str, Any] | None = None) -> NodeConfig:
+    """Return the node that `text`, the contents of `file`, describes, `flags` going before it.
+
+    Raise ConfigError with every fault.
+    """
+    raw = parse_toml(text, file) | dict(flags or {})
+    values = check_document(NodeDocument, raw, file).model_dump()
     devices: tuple[DeviceSpec, ...] = parse_devices(values.pop("devices"))
     return NodeConfig(**(values | {"devices": devices, "repository": Path(values["repository"])}))

@@ -11,7 +11,8 @@ from symphony.config import ModelConfig, TensorSpec
 from symphony.errors import Reason, SymphonyError
 from symphony.ingress.deadline import check_timeout, parse_timeout_ms
 from symphony.units import ms_to_ns
-from symphony.wire import datatype_of, dtype_of
+from symphony.wire import bf16_to_fp32, datatype_of, dtype_of
+from symphony.wire.messages import NO_NAMES
 
 PRIORITY_MAX = 8
 
@@ -22,12 +23,24 @@ Inputs = Mapping[str, Array]
 class Admission:
     """Admit requests to one model, by one loaded configuration. `rows` costs under 1 us for a single input tensor."""
 
-    __slots__ = ("_first_dtype", "_first_name", "_first_shape", "_has_nan_check", "_specs", "config", "slo_ns")
+    __slots__ = (
+        "_bf16_names",
+        "_first_dtype",
+        "_first_name",
+        "_first_shape",
+        "_has_nan_check",
+        "_specs",
+        "bf16_output_names",
+        "config",
+        "slo_ns",
+    )
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.slo_ns = ms_to_ns(config.slo_ms)
         self._specs = {spec.name: (spec, np.dtype(dtype_of(spec.datatype))) for spec in config.inputs}
+        self._bf16_names = frozenset(spec.name for spec in config.inputs if spec.datatype == "BF16")
+        self.bf16_output_names = frozenset(spec.name for spec in config.outputs if spec.datatype == "BF16")
         self._has_nan_check = any(_is_nan_refused(spec) for spec in config.inputs)
         # The fast path is for one input without a look at its numbers; no tensor is called "".
         is_fast = len(config.inputs) == 1 and not self._has_nan_check
@@ -36,12 +49,13 @@ class Admission:
             (config.inputs[0].shape, self._specs[self._first_name][1]) if is_fast else ((), None)
         )
 
-    def rows(self, inputs: Inputs) -> tuple[list[Inputs], bool]:
+    def rows(self, inputs: Inputs, bf16_names: frozenset[str] = NO_NAMES) -> tuple[list[Inputs], bool]:
         """Return the inputs of each request inside, and whether they carry a leading batch dimension.
 
         Each tensor has exactly the shape of the model's input (one request), or that shape behind a leading n, the
         same for all inputs, 1 <= n <= batch_size_max: n requests answered together. The arrays are views of the given
-        ones. Raises SymphonyError `bad_input` naming the input, what came and what is expected.
+        ones. `bf16_names`: which of the uint16 arrays are BF16. Raises SymphonyError `bad_input` naming the input, what
+        came and what is expected.
         """
         array = inputs.get(self._first_name)
         if (
@@ -49,9 +63,10 @@ class Admission:
             and len(inputs) == 1
             and array.shape == self._first_shape
             and array.dtype == self._first_dtype
+            and bf16_names == self._bf16_names
         ):
             return [inputs], False
-        count = self._check(inputs)
+        count = self._check(inputs, bf16_names)
         if count == 0:
             return [inputs], False
         return [{name: array[row, ...] for name, array in inputs.items()} for row in range(count)], True
@@ -95,7 +110,7 @@ class Admission:
             if name not in known:
                 self._refuse(f"no output {_quoted(name)}; outputs: {', '.join(map(_quoted, known))}")
 
-    def _check(self, inputs: Inputs) -> int:
+    def _check(self, inputs: Inputs, bf16_names: frozenset[str]) -> int:
         """Return n of the leading batch dimension, 0 when there is none; raise on any mismatch."""
         for name in inputs:
             if name not in self._specs:
@@ -105,17 +120,17 @@ class Admission:
             array = inputs.get(name)
             if array is None:
                 self._refuse(f"input {_quoted(name)} is missing; expected {_described(spec)}")
-            if array.dtype != dtype:
-                self._refuse(
-                    f"input {_quoted(name)} has datatype {datatype_of(array.dtype)}, expected {_described(spec)}"
-                )
+            if array.dtype != dtype or (name in bf16_names) != (name in self._bf16_names):
+                sent = "BF16" if name in bf16_names else datatype_of(array.dtype)
+                self._refuse(f"input {_quoted(name)} has datatype {sent}, expected {_described(spec)}")
             counts[name] = self._count_of(spec, array.shape)
         if len(set(counts.values())) > 1:
             found = ", ".join(f"{_quoted(name)} {_counted(count)}" for name, count in counts.items())
             self._refuse(f"inputs disagree on the leading batch dimension: {found}; give all of them the same")
         if self._has_nan_check:
             for name, (spec, _) in self._specs.items():
-                if _is_nan_refused(spec) and has_nan(inputs[name]):
+                numbers = bf16_to_fp32(inputs[name]) if spec.datatype == "BF16" else inputs[name]
+                if _is_nan_refused(spec) and has_nan(numbers):
                     self._refuse(f"input {_quoted(name)} holds NaN, which this model refuses (allow_nan = false)")
         return next(iter(counts.values()), 0)
 

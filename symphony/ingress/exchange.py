@@ -142,10 +142,13 @@ class Exchange:
         try:
             outputs = self._outputs(infer.output_names)
             config = model.config
-            parts, content_type, extra = encode_response(
-                InferResponse(model_name=config.name, model_version=config.version, outputs=outputs, id=infer.id),
-                infer.form,
-            )
+            bf16_names = self._owner.admission(model).bf16_output_names
+            response = InferResponse(config.name, config.version, outputs, infer.id, bf16_names)
+            parts, content_type, extra = encode_response(response, infer.form)
+        except SymphonyError as error:
+            # The outputs cannot be said in the form asked for, such as bytes that are not text in JSON.
+            self.fail(error)
+            return
         except Exception:
             _log.exception('model "%s": cannot encode the outputs', model.config.name)
             self.fail(internal_error())
@@ -267,9 +270,9 @@ class InferExchange:
                 raise refusal
             if model.state != "READY":
                 raise not_ready(model)
-            admission = self._admission(model)
+            admission = self.admission(model)
             infer = decode_request(body, content_type, _header_length(headers), self._wire_limits)
-            rows, is_group = admission.rows(infer.inputs)
+            rows, is_group = admission.rows(infer.inputs, infer.bf16_names)
             if infer.output_names is not None:
                 admission.check_output_names(infer.output_names)
             deadline_ns = admission.deadline_ns(
@@ -293,7 +296,8 @@ class InferExchange:
             exchange.fail(internal_error())
         return exchange
 
-    def _admission(self, model: ServedModel) -> Admission:
+    def admission(self, model: ServedModel) -> Admission:
+        """Return what admits requests to the model. For `Exchange` only."""
         admission = self._admissions.get(model.index)
         if admission is None or admission.config is not model.config:
             admission = self._admissions[model.index] = Admission(model.config)

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from symphony.config import ModelConfig
-from symphony.execution.devices.base import DeviceError, Tensors
+from symphony.errors import ConfigError
+from symphony.execution.devices.base import Tensors
 from symphony.execution.devices.tensors import TORCH_DTYPES, checked_outputs
 from symphony.execution.formats import load_callable
 
@@ -33,9 +34,9 @@ class CudaDevice:
 
     def __init__(self, index: int) -> None:
         if not torch.cuda.is_available():
-            raise DeviceError(f'device "cuda:{index}": this torch {torch.__version__} sees no CUDA GPU; use "cpu"')
+            raise ConfigError(f'device "cuda:{index}": this torch {torch.__version__} sees no CUDA GPU; use "cpu"')
         if index >= torch.cuda.device_count():
-            raise DeviceError(
+            raise ConfigError(
                 f'device "cuda:{index}" does not exist: this machine has {torch.cuda.device_count()} (cuda:0 to '
                 f"cuda:{torch.cuda.device_count() - 1})"
             )
