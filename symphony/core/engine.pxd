@@ -135,6 +135,7 @@ cdef class Engine:
     cdef int64_t epoch
     cdef cbool has_epoch
     cdef cbool targets_dirty
+    cdef readonly double gpus_asked             # GPUs' time that arrivals ask for at their target batch sizes
     cdef double ease                            # share of its target under which a batch is shed for
 
     cdef readonly int64_t now_ns

@@ -748,7 +748,8 @@ cdef class Engine:
                     self.models[i].share = self.models[i].share / total
                 else:
                     self.models[i].share = 1.0 / <double>self.model_count
-        self.ease = shedding_ease(total / <double>self.epoch_ns, <double>self.usable_count)
+        self.gpus_asked = total / <double>self.epoch_ns
+        self.ease = shedding_ease(self.gpus_asked, <double>self.usable_count)
         self.targets_dirty = True
 
     cdef void measure_targets(self) noexcept nogil:

@@ -397,6 +397,11 @@ cdef class SchedulingLoop:
         """Return how many requests wait in the core (a snapshot)."""
         return self.driver.engine.queued
 
+    @property
+    def gpus_asked(self):
+        """Return how many GPUs' time the arrivals of the last epochs ask for at their target batch sizes."""
+        return self.driver.engine.gpus_asked
+
     def queued_count_of(self, int model):
         """Return how many requests of the model wait in the core (a snapshot)."""
         if not 0 <= model < self.driver.engine.model_count_max:

@@ -236,6 +236,7 @@ class Node:
         for gpu, worker in zip(self.stats.gpus, self._workers, strict=False):
             gpu.busy_ns = worker.busy_ns
             gpu.is_in_use = worker.in_flight_count > 0
+        self.stats.gpus_needed = self.loop.gpus_asked
         self.stats.loop_lateness = lateness_snapshot(self.loop)
         return self.stats
 
