@@ -170,8 +170,8 @@ class OracleScheduler:
         self.is_settled = True
         """False when the last step set a candidate aside and then decided something else.
 
-        What it was set aside for may have changed by that decision, and it is tried again only in the next step: that
-        one may decide something at once, although no instant listed under `wakeup_ns` has come.
+        What it was set aside for may have changed by that decision, and it is tried again only in the next step, which
+        is due at once.
         """
 
     # The door
@@ -200,7 +200,9 @@ class OracleScheduler:
 
     @property
     def wakeup_ns(self) -> int:
-        """The earliest instant after the last step at which a step without an event could decide something."""
+        """The earliest instant from the last step on at which a step without an event could decide something."""
+        if not self.is_settled:
+            return self.now_ns
         return min((instant for instant in self.instants() if instant > self.now_ns), default=NEVER)
 
     def instants(self) -> Iterator[int]:

@@ -1,191 +1,37 @@
 # The native door of the scheduling core: no Python objects, no GIL, no allocation in steady state.
 #
-# Call begin(now), then any number of event methods, then run(now); read `decisions` and `ids`; the next begin()
-# clears them. docs/core.md is the contract; times are int64 nanoseconds that never decrease.
+# Call begin(now), then any number of event methods (some are State's), then run(now); read `decisions` and `ids`; the next
+# begin() clears them. docs/core.md is the contract; times are int64 nanoseconds that never decrease.
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 from libcpp cimport bool as cbool
-from libcpp.vector cimport vector
 
-from symphony.core.containers cimport Bitmap, DeadlineQueue, IndexedHeap
+from symphony.core.demand cimport Demand
+from symphony.core.state cimport DropReason
 
-cdef enum:
-    KIND_COUNT = 8            # kinds of GPU; a (model, kind) pair is numbered model * 8 + kind
-    LEVEL_COUNT = 8           # priority levels 1..8; a (model, level) pair is numbered model * 8 + level - 1
 
-cdef enum Policy:
-    POLICY_DEFERRED = 0
-    POLICY_EAGER = 1
-    POLICY_TIMEOUT = 2
-
-cdef enum DecisionKind:
-    DECISION_DISPATCH = 0
-    DECISION_DROP = 1
-
-cdef enum DropReason:
-    DROP_WOULD_MISS = 0
-    DROP_EXPIRED = 1
-    DROP_NO_GPU = 2
-    DROP_NOT_READY = 3
-
-# What an event method answers: 0 or the caller's mistake. A refused event changes nothing.
-cdef enum EventStatus:
-    EVENT_OK = 0
-    EVENT_UNKNOWN_MODEL = 1
-    EVENT_UNKNOWN_GPU = 2
-    EVENT_ID_OUT_OF_RANGE = 3
-    EVENT_ID_IN_USE = 4
-    EVENT_BAD_PRIORITY = 5
-    EVENT_MODEL_EXISTS = 6
-    EVENT_GPU_EXISTS = 7
-    EVENT_NO_PROFILE = 8
-    EVENT_OUT_OF_RANGE = 9
-
-cdef struct NativeDecision:
-    int32_t kind              # DecisionKind
-    int32_t reason            # DropReason of a drop
-    int32_t gpu
-    int32_t model
-    uint64_t plan_id
-    uint32_t first            # of the dispatch's ids in Engine.ids
-    uint32_t count
-    int64_t start_at_ns
-    int64_t finish_at_ns
-
-cdef struct Model:
-    cbool exists
-    uint8_t level_mask        # priority levels with live requests
-    uint8_t kind_mask         # kinds on which it is resident
-    uint8_t profile_mask      # kinds with a latency table
-    int32_t batch_size_max
-    int32_t preferred         # timeout policy: a batch of this size goes at once
-    uint32_t live_count
-    int64_t slo_ns
-    int64_t margin_ns
-    int64_t delay_ns          # timeout policy
-    int64_t alone_ns          # smallest l(1) over resident kinds
-    double arrival_count      # in the current epoch
-    double rate               # per epoch, halved each epoch
-    double share              # of the GPUs' time that its arrivals ask for
-
-cdef struct Flight:
-    uint64_t plan_id
-    int64_t start_ns          # planned, then measured
-    int64_t duration_ns
-
-cdef struct Gpu:
-    cbool is_joined
-    cbool is_drained
-    int32_t kind
-    int32_t flight_count      # 0 idle, 1 running, 2 running and one handed over ahead
-    Flight[2] flights         # the running one first
-    int64_t free_at_ns        # predicted end of all it holds
-
-cdef class Engine:
-    # constants
-    cdef Policy policy
-    cdef cbool shed
-    cdef cbool early
-    cdef double target_share
-    cdef int64_t control_ns
-    cdef int64_t lead_ns
-    cdef int64_t window_ns
-    cdef int64_t epoch_ns
-    cdef uint32_t request_count_max
-    cdef int32_t model_count_max
-    cdef int32_t gpu_count_max
-
-    # requests, by slot (the caller's id)
-    cdef vector[uint64_t] live          # sequence of the live request in the slot, 0 when none
-    cdef vector[int32_t] slot_pair      # model * 8 + level - 1
-    cdef vector[int64_t] slot_arrived   # now at arrival
-    cdef uint64_t sequence
-
-    # models and their queues
-    cdef vector[Model] models
-    cdef vector[DeadlineQueue] queues           # by (model, level)
-    cdef vector[vector[int64_t]] tables         # by (model, kind): l(b) at [b], [0] unused; empty without profile
-    cdef vector[int32_t] resident_count         # by (model, kind): joined GPUs that hold the model
-    cdef vector[int32_t] targets                # by (model, kind): target batch size
-    cdef vector[int32_t] early_sizes            # by (model, kind): a batch of this size need not wait for frontrun
-    cdef vector[Bitmap] resident                # by model: GPUs that hold it
-    cdef int32_t model_count
-    cdef uint32_t queued
-    cdef vector[int32_t] dirty                  # models whose candidates must be placed anew
-    cdef vector[uint8_t] is_dirty
-
-    # GPUs
-    cdef vector[Gpu] gpus
-    cdef vector[Bitmap] available               # by kind: idle or ahead
-    cdef vector[Bitmap] idle                    # by kind
-    cdef uint8_t kinds_seen
-    cdef int32_t usable_count                   # joined and not drained
-    cdef uint64_t plan_count
-
-    # what comes when
-    cdef IndexedHeap waiting                    # (model, kind) by the instant its candidate becomes schedulable
-    cdef vector[IndexedHeap] schedulable        # by kind: model by urgency
-    cdef IndexedHeap hopeless                   # model by the first instant a request of it is hopeless
-    cdef IndexedHeap gpu_turns                  # GPU by the instant its availability changes by itself
-    cdef vector[int32_t] aside                  # (model, kind) set aside in this step
-    cdef vector[uint64_t] aside_step            # by (model, kind)
-    cdef uint64_t step_count
-
-    # demand shares
-    cdef int64_t epoch
-    cdef cbool has_epoch
-    cdef cbool targets_dirty
-    cdef readonly double gpus_asked             # GPUs' time that arrivals ask for at their target batch sizes
-    cdef double ease                            # share of its target under which a batch is shed for
-
-    cdef readonly int64_t now_ns
-    cdef vector[NativeDecision] decisions
-    cdef vector[uint32_t] ids
-
-    # the native door
+cdef class Engine(Demand):
     cdef void begin(self, int64_t now) noexcept nogil
     cdef void run(self, int64_t now) noexcept nogil
     cdef int64_t wakeup(self) noexcept nogil
-    cdef int request_arrived(self, uint32_t slot, int32_t model, int64_t deadline, int32_t priority) noexcept nogil
-    cdef int request_cancelled(self, uint32_t slot) noexcept nogil
-    cdef int batch_started(self, uint64_t plan_id, int32_t gpu, int64_t started) noexcept nogil
-    cdef int batch_finished(self, uint64_t plan_id, int32_t gpu, int64_t finished) noexcept nogil
     cdef int model_added(self, int32_t model, int64_t slo, int32_t batch_size_max, int64_t margin, int64_t delay,
                          int32_t preferred) noexcept nogil
     cdef int model_removed(self, int32_t model) noexcept nogil
     cdef int profile_changed(self, int32_t model, int32_t kind, const int64_t* latency) noexcept nogil
     cdef int margin_changed(self, int32_t model, int64_t margin) noexcept nogil
-    cdef int gpu_joined(self, int32_t gpu, int32_t kind) noexcept nogil
     cdef int gpu_left(self, int32_t gpu) noexcept nogil
-    cdef int gpu_drained(self, int32_t gpu, cbool is_drained) noexcept nogil
     cdef int model_placed(self, int32_t model, int32_t gpu) noexcept nogil
     cdef int model_evicted(self, int32_t model, int32_t gpu) noexcept nogil
-    cdef int32_t target(self, int32_t model, int32_t kind) noexcept nogil
-
-    # candidate and window
-    cdef int32_t fit(self, int32_t model, int32_t kind, int64_t start) noexcept nogil
-    cdef int64_t due(self, int32_t model, int32_t count) noexcept nogil
+    cdef int64_t urgency(self, int32_t model, int32_t kind, int32_t count) noexcept nogil
     cdef void place(self, int32_t model, int32_t kind) noexcept nogil
     cdef void unplace(self, int32_t model, int32_t kind) noexcept nogil
-    cdef int64_t urgency(self, int32_t model, int32_t kind, int32_t count) noexcept nogil
-    cdef uint32_t head_slot(self, int32_t model) noexcept nogil
-
-    # bookkeeping
-    cdef void touch(self, int32_t model) noexcept nogil
     cdef void refresh(self, int32_t model) noexcept nogil
     cdef void refresh_hopeless(self, int32_t model) noexcept nogil
     cdef void residency_changed(self, int32_t model) noexcept nogil
-    cdef void gpu_turned(self, int32_t gpu) noexcept nogil
-    cdef uint32_t take(self, int32_t model, int32_t level) noexcept nogil
     cdef void drop(self, int32_t model, uint32_t slot, DropReason reason) noexcept nogil
-    cdef void drop_hopeless(self) noexcept nogil
     cdef void drop_all(self, int32_t model, DropReason reason) noexcept nogil
+    cdef void drop_hopeless(self) noexcept nogil
     cdef void match(self) noexcept nogil
     cdef void set_aside(self, int32_t model, int32_t kind) noexcept nogil
     cdef cbool shed_one(self, int32_t model, int32_t kind, int32_t count) noexcept nogil
     cdef void dispatch(self, int32_t model, int32_t gpu, int32_t count, int64_t start) noexcept nogil
-
-    # demand shares and targets
-    cdef void roll(self, int64_t now) noexcept nogil
-    cdef void measure_shares(self) noexcept nogil
-    cdef void measure_targets(self) noexcept nogil

@@ -10,63 +10,45 @@ A candidate's urgency only grows while its queue stays as it is (a batch that no
 `schedulable` is a lower bound and is corrected when it reaches the top, not by a timer.
 """
 
-from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, INT32_MAX, INT64_MAX, INT64_MIN
+from libcpp cimport bool as cbool
 from libcpp.algorithm cimport sort
+from libcpp.vector cimport vector
 
-from symphony.core.stagger cimport early_batch_size, shedding_ease, staggered_batch_size
+from symphony.core.containers cimport DeadlineQueue, IndexedHeap
+from symphony.core.demand cimport Demand
+from symphony.core.state cimport (
+    DECISION_DISPATCH,
+    DECISION_DROP,
+    DROP_EXPIRED,
+    DROP_NOT_READY,
+    DROP_NO_GPU,
+    DROP_WOULD_MISS,
+    DropReason,
+    EVENT_MODEL_EXISTS,
+    EVENT_NO_PROFILE,
+    EVENT_OK,
+    EVENT_OUT_OF_RANGE,
+    EVENT_UNKNOWN_GPU,
+    EVENT_UNKNOWN_MODEL,
+    Gpu,
+    KIND_COUNT,
+    LEVEL_COUNT,
+    Model,
+    NativeDecision,
+    POLICY_DEFERRED,
+    POLICY_EAGER,
+    POLICY_TIMEOUT,
+    first_level,
+)
 
 cdef int64_t NEVER = INT64_MAX
-cdef int64_t EPOCH_ROLLS_MAX = 8
 
 
-cdef class Engine:
-    """Hold the queues, windows and GPUs of one scheduler; see engine.pxd for the native door."""
+cdef class Engine(Demand):
+    """Hold the windows and match candidates to GPUs; see engine.pxd for the native door."""
 
-    def __cinit__(self, int policy, uint32_t request_count_max, int32_t model_count_max, int32_t gpu_count_max,
-                  int64_t control_ns, int64_t lead_ns, int64_t window_ns, bint shed, bint early, double target_share, int64_t epoch_ns):
-        """Reserve room for the given numbers of requests, models and GPUs; nothing grows later but queue rings."""
-        cdef int32_t i
-        self.policy = <Policy>policy
-        self.shed = shed
-        self.early = early
-        self.target_share = target_share
-        self.control_ns = control_ns
-        self.lead_ns = lead_ns
-        self.window_ns = window_ns
-        self.epoch_ns = epoch_ns
-        self.request_count_max = request_count_max
-        self.model_count_max = model_count_max
-        self.gpu_count_max = gpu_count_max
-        self.live.assign(request_count_max, 0)
-        self.slot_pair.assign(request_count_max, 0)
-        self.slot_arrived.assign(request_count_max, 0)
-        self.models.resize(model_count_max)
-        self.queues.resize(model_count_max * LEVEL_COUNT)
-        self.tables.resize(model_count_max * KIND_COUNT)
-        self.resident_count.assign(model_count_max * KIND_COUNT, 0)
-        self.targets.assign(model_count_max * KIND_COUNT, 1)
-        self.early_sizes.assign(model_count_max * KIND_COUNT, INT32_MAX)
-        self.resident.resize(model_count_max)
-        self.is_dirty.assign(model_count_max, 0)
-        self.gpus.resize(gpu_count_max)
-        self.available.resize(KIND_COUNT)
-        self.idle.resize(KIND_COUNT)
-        self.schedulable.resize(KIND_COUNT)
-        for i in range(KIND_COUNT):
-            self.available[i].reset(gpu_count_max)
-            self.idle[i].reset(gpu_count_max)
-            self.schedulable[i].reset(model_count_max)
-        for i in range(model_count_max):
-            self.models[i].exists = False
-        for i in range(gpu_count_max):
-            self.gpus[i].is_joined = False
-        self.waiting.reset(model_count_max * KIND_COUNT)
-        self.hopeless.reset(model_count_max)
-        self.gpu_turns.reset(gpu_count_max)
-        self.aside_step.assign(model_count_max * KIND_COUNT, 0)
-        self.now_ns = INT64_MIN
-
-    # ---- the step ----------------------------------------------------------------------------------------------
+    # ---- the step --------------------------------------------------------------------------------------------
 
     cdef void begin(self, int64_t now) noexcept nogil:
         self.decisions.clear()
@@ -101,6 +83,8 @@ cdef class Engine:
 
     cdef int64_t wakeup(self) noexcept nogil:
         cdef int64_t at = NEVER
+        if not self.is_settled:
+            return self.now_ns
         if not self.waiting.empty() and self.waiting.top_key() < at:
             at = self.waiting.top_key()
         if not self.hopeless.empty() and self.hopeless.top_key() < at:
@@ -111,86 +95,7 @@ cdef class Engine:
             at = (self.epoch + 1) * self.epoch_ns
         return at
 
-    # ---- events: requests --------------------------------------------------------------------------------------
-
-    cdef int request_arrived(self, uint32_t slot, int32_t model, int64_t deadline, int32_t priority) noexcept nogil:
-        cdef int32_t pair
-        if slot >= self.request_count_max:
-            return EVENT_ID_OUT_OF_RANGE
-        if model < 0 or model >= self.model_count_max or not self.models[model].exists:
-            return EVENT_UNKNOWN_MODEL
-        if priority < 1 or priority > LEVEL_COUNT:
-            return EVENT_BAD_PRIORITY
-        if self.live[slot] != 0:
-            return EVENT_ID_IN_USE
-        pair = model * LEVEL_COUNT + priority - 1
-        self.sequence += 1
-        self.live[slot] = self.sequence
-        self.slot_pair[slot] = pair
-        self.slot_arrived[slot] = self.now_ns
-        self.queues[pair].push(deadline, self.sequence, slot)
-        self.models[model].live_count += 1
-        self.models[model].level_mask |= <uint8_t>(1 << (priority - 1))
-        self.models[model].arrival_count += 1.0
-        self.queued += 1
-        self.touch(model)
-        return EVENT_OK
-
-    cdef int request_cancelled(self, uint32_t slot) noexcept nogil:
-        cdef int32_t pair
-        cdef int32_t model
-        if slot >= self.request_count_max:
-            return EVENT_ID_OUT_OF_RANGE
-        if self.live[slot] == 0:
-            return EVENT_OK
-        pair = self.slot_pair[slot]
-        model = pair // LEVEL_COUNT
-        self.live[slot] = 0
-        self.queues[pair].cancelled(self.live.data())
-        if self.queues[pair].empty():
-            self.models[model].level_mask &= <uint8_t>~(1 << (pair % LEVEL_COUNT))
-        self.models[model].live_count -= 1
-        self.queued -= 1
-        self.touch(model)
-        return EVENT_OK
-
-    # ---- events: batches ---------------------------------------------------------------------------------------
-
-    cdef int batch_started(self, uint64_t plan_id, int32_t gpu, int64_t started) noexcept nogil:
-        cdef Gpu* g
-        if gpu < 0 or gpu >= self.gpu_count_max:
-            return EVENT_UNKNOWN_GPU
-        g = &self.gpus[gpu]
-        if not g.is_joined or g.flight_count == 0 or g.flights[0].plan_id != plan_id:
-            return EVENT_OK
-        g.flights[0].start_ns = started
-        g.free_at_ns = started + g.flights[0].duration_ns
-        if g.flight_count == 2:
-            g.free_at_ns = max(g.free_at_ns, g.flights[1].start_ns) + g.flights[1].duration_ns
-        self.gpu_turned(gpu)
-        return EVENT_OK
-
-    cdef int batch_finished(self, uint64_t plan_id, int32_t gpu, int64_t finished) noexcept nogil:
-        cdef Gpu* g
-        if gpu < 0 or gpu >= self.gpu_count_max:
-            return EVENT_UNKNOWN_GPU
-        g = &self.gpus[gpu]
-        if not g.is_joined:
-            return EVENT_OK
-        if g.flight_count >= 1 and g.flights[0].plan_id == plan_id:
-            g.flights[0] = g.flights[1]
-            g.flight_count -= 1
-            if g.flight_count == 1:
-                g.free_at_ns = max(finished, g.flights[0].start_ns) + g.flights[0].duration_ns
-        elif g.flight_count == 2 and g.flights[1].plan_id == plan_id:
-            g.flight_count = 1
-            g.free_at_ns = g.flights[0].start_ns + g.flights[0].duration_ns
-        else:
-            return EVENT_OK
-        self.gpu_turned(gpu)
-        return EVENT_OK
-
-    # ---- events: models ----------------------------------------------------------------------------------------
+    # ---- events that touch candidates: models and where they are resident ------------------------------------
 
     cdef int model_added(self, int32_t model, int64_t slo, int32_t batch_size_max, int64_t margin, int64_t delay,
                          int32_t preferred) noexcept nogil:
@@ -264,26 +169,6 @@ cdef class Engine:
         self.touch(model)
         return EVENT_OK
 
-    # ---- events: GPUs ------------------------------------------------------------------------------------------
-
-    cdef int gpu_joined(self, int32_t gpu, int32_t kind) noexcept nogil:
-        cdef Gpu* g
-        if gpu < 0 or gpu >= self.gpu_count_max or kind < 0 or kind >= KIND_COUNT:
-            return EVENT_OUT_OF_RANGE
-        g = &self.gpus[gpu]
-        if g.is_joined:
-            return EVENT_GPU_EXISTS
-        g.is_joined = True
-        g.is_drained = False
-        g.kind = kind
-        g.flight_count = 0
-        g.free_at_ns = 0
-        self.kinds_seen |= <uint8_t>(1 << kind)
-        self.usable_count += 1
-        self.targets_dirty = True
-        self.gpu_turned(gpu)
-        return EVENT_OK
-
     cdef int gpu_left(self, int32_t gpu) noexcept nogil:
         cdef int32_t model
         if gpu < 0 or gpu >= self.gpu_count_max or not self.gpus[gpu].is_joined:
@@ -297,16 +182,6 @@ cdef class Engine:
         self.gpus[gpu].flight_count = 0
         self.targets_dirty = True
         self.gpu_turned(gpu)
-        return EVENT_OK
-
-    cdef int gpu_drained(self, int32_t gpu, cbool is_drained) noexcept nogil:
-        if gpu < 0 or gpu >= self.gpu_count_max or not self.gpus[gpu].is_joined:
-            return EVENT_UNKNOWN_GPU
-        if self.gpus[gpu].is_drained != is_drained:
-            self.gpus[gpu].is_drained = is_drained
-            self.usable_count += -1 if is_drained else 1
-            self.targets_dirty = True
-            self.gpu_turned(gpu)
         return EVENT_OK
 
     cdef int model_placed(self, int32_t model, int32_t gpu) noexcept nogil:
@@ -343,62 +218,6 @@ cdef class Engine:
         self.residency_changed(model)
         return EVENT_OK
 
-    # ---- candidate and window ----------------------------------------------------------------------------------
-
-    cdef int32_t fit(self, int32_t model, int32_t kind, int64_t start) noexcept nogil:
-        """Return the largest b <= min(n, batch_size_max) with start + l(b) <= D(b), 0 if none."""
-        cdef Model* m = &self.models[model]
-        cdef const int64_t* latency = self.tables[model * KIND_COUNT + kind].data()
-        cdef DeadlineQueue* queue
-        cdef int64_t room = NEVER
-        cdef int64_t room_level
-        cdef int32_t before = 0       # requests of the levels passed
-        cdef int32_t upto
-        cdef int32_t low, high, middle
-        cdef int32_t level
-        cdef uint8_t levels = m.level_mask
-        while levels != 0 and before < m.batch_size_max:
-            level = first_level(levels)
-            levels &= levels - 1
-            queue = &self.queues[model * LEVEL_COUNT + level]
-            room_level = queue.front().deadline - m.margin_ns - start
-            if room_level < room:
-                room = room_level
-            upto = before + <int32_t>queue.live_count()
-            if upto > m.batch_size_max:
-                upto = m.batch_size_max
-            if latency[upto] <= room:
-                before = upto
-                continue
-            low = before
-            high = upto - 1
-            while low < high:
-                middle = low + (high - low + 1) // 2
-                if latency[middle] <= room:
-                    low = middle
-                else:
-                    high = middle - 1
-            return low
-        return before
-
-    cdef int64_t due(self, int32_t model, int32_t count) noexcept nogil:
-        """Return D(count): the earliest deadline among the first `count` requests minus the margin."""
-        cdef Model* m = &self.models[model]
-        cdef int64_t earliest = NEVER
-        cdef int32_t before = 0
-        cdef uint8_t levels = m.level_mask
-        cdef DeadlineQueue* queue
-        while levels != 0 and before < count:
-            queue = &self.queues[model * LEVEL_COUNT + first_level(levels)]
-            levels &= levels - 1
-            if queue.front().deadline < earliest:
-                earliest = queue.front().deadline
-            before += <int32_t>queue.live_count()
-        return earliest - m.margin_ns
-
-    cdef uint32_t head_slot(self, int32_t model) noexcept nogil:
-        return self.queues[model * LEVEL_COUNT + first_level(self.models[model].level_mask)].front().slot
-
     cdef int64_t urgency(self, int32_t model, int32_t kind, int32_t count) noexcept nogil:
         """Return the key by which schedulable candidates are served, the smallest first."""
         if self.policy == POLICY_DEFERRED:
@@ -406,6 +225,8 @@ cdef class Engine:
         if self.policy == POLICY_EAGER:
             return self.due(model, count)
         return self.slot_arrived[self.head_slot(model)]
+
+    # ---- candidate and window --------------------------------------------------------------------------------
 
     cdef void place(self, int32_t model, int32_t kind) noexcept nogil:
         """Put the (model, kind) pair where its candidate belongs now: waiting, schedulable, or in neither heap."""
@@ -436,13 +257,7 @@ cdef class Engine:
         self.waiting.remove(<uint32_t>(model * KIND_COUNT + kind))
         self.schedulable[kind].remove(model)
 
-    # ---- bookkeeping -------------------------------------------------------------------------------------------
-
-    cdef void touch(self, int32_t model) noexcept nogil:
-        """Note that the model's queue changed: its candidates are placed anew once, before matching."""
-        if not self.is_dirty[model]:
-            self.is_dirty[model] = 1
-            self.dirty.push_back(model)
+    # ---- bookkeeping -----------------------------------------------------------------------------------------
 
     cdef void refresh(self, int32_t model) noexcept nogil:
         cdef uint8_t kinds = self.models[model].kind_mask
@@ -481,47 +296,7 @@ cdef class Engine:
                 m.alone_ns = self.tables[model * KIND_COUNT + kind][1]
         self.touch(model)
 
-    cdef void gpu_turned(self, int32_t gpu) noexcept nogil:
-        """Bring the GPU's bits and its next turn up to date with `now_ns`."""
-        cdef Gpu* g = &self.gpus[gpu]
-        cdef cbool is_usable = g.is_joined and not g.is_drained
-        cdef cbool is_idle = is_usable and g.flight_count == 0
-        cdef cbool is_ahead = False
-        cdef int64_t turn = NEVER
-        if g.is_joined and g.flight_count == 1:
-            if self.now_ns < g.free_at_ns - self.lead_ns:
-                if self.lead_ns > 0:
-                    turn = g.free_at_ns - self.lead_ns
-            elif self.now_ns < g.free_at_ns:
-                is_ahead = is_usable
-                turn = g.free_at_ns
-        if is_idle:
-            self.idle[g.kind].set(gpu)
-        else:
-            self.idle[g.kind].clear(gpu)
-        if is_idle or is_ahead:
-            self.available[g.kind].set(gpu)
-        else:
-            self.available[g.kind].clear(gpu)
-        if turn != NEVER:
-            self.gpu_turns.set(gpu, turn)
-        else:
-            self.gpu_turns.remove(gpu)
-
-    cdef uint32_t take(self, int32_t model, int32_t level) noexcept nogil:
-        """Take the first request of one level out of the queue and forget its slot."""
-        cdef Model* m = &self.models[model]
-        cdef DeadlineQueue* queue = &self.queues[model * LEVEL_COUNT + level]
-        cdef uint32_t slot = queue.front().slot
-        self.live[slot] = 0
-        queue.pop(self.live.data())
-        if queue.empty():
-            m.level_mask &= <uint8_t>~(1 << level)
-        m.live_count -= 1
-        self.queued -= 1
-        return slot
-
-    # ---- drops -------------------------------------------------------------------------------------------------
+    # ---- drops -----------------------------------------------------------------------------------------------
 
     cdef void drop(self, int32_t model, uint32_t slot, DropReason reason) noexcept nogil:
         cdef NativeDecision decision
@@ -574,7 +349,7 @@ cdef class Engine:
                               DROP_EXPIRED if deadline <= self.now_ns else DROP_WOULD_MISS)
             self.touch(model)
 
-    # ---- matching ----------------------------------------------------------------------------------------------
+    # ---- matching --------------------------------------------------------------------------------------------
 
     cdef void match(self) noexcept nogil:
         cdef int32_t kind, model, count, gpu
@@ -583,7 +358,9 @@ cdef class Engine:
         cdef uint8_t kinds
         cdef IndexedHeap* heap
         cdef size_t i
+        cdef cbool has_aside = False
         self.aside.clear()
+        self.is_settled = True
         while True:
             best_kind = -1
             best_model = 0
@@ -631,10 +408,12 @@ cdef class Engine:
                     count = self.fit(best_model, best_kind, start)
             if count == 0:
                 self.set_aside(best_model, best_kind)
+                has_aside = True
                 continue
-            if self.shed_one(best_model, best_kind, count):
-                continue
-            self.dispatch(best_model, gpu, count, start)
+            # Whatever is decided from here on may free a candidate set aside before it.
+            self.is_settled = not has_aside
+            if not self.shed_one(best_model, best_kind, count):
+                self.dispatch(best_model, gpu, count, start)
         for i in range(self.aside.size()):
             self.place(self.aside[i] // KIND_COUNT, self.aside[i] % KIND_COUNT)
 
@@ -696,102 +475,3 @@ cdef class Engine:
         g.free_at_ns = start + duration
         self.gpu_turned(gpu)
         self.refresh(model)
-
-    # ---- demand shares and target batch sizes ------------------------------------------------------------------
-
-    cdef void roll(self, int64_t now) noexcept nogil:
-        """Close the epochs that ended since the last step: halve in their arrival counts, then share GPUs anew."""
-        cdef int64_t epoch = floor_divide(now, self.epoch_ns)
-        cdef int64_t passed = epoch - self.epoch
-        cdef int32_t i
-        cdef int64_t k
-        if not self.has_epoch:
-            self.has_epoch = True
-            self.epoch = epoch
-            return
-        if passed <= 0:
-            return
-        self.epoch = epoch
-        for i in range(self.model_count_max):
-            if not self.models[i].exists:
-                continue
-            if passed > EPOCH_ROLLS_MAX:
-                self.models[i].rate = 0.0
-            else:
-                for k in range(passed):
-                    self.models[i].rate = (self.models[i].rate + self.models[i].arrival_count) / 2
-                    self.models[i].arrival_count = 0.0
-            self.models[i].arrival_count = 0.0
-        self.measure_shares()
-
-    cdef void measure_shares(self) noexcept nogil:
-        cdef double total = 0.0
-        cdef double work
-        cdef int32_t i, kind, size
-        cdef Model* m
-        if self.targets_dirty:
-            self.measure_targets()
-        for i in range(self.model_count_max):
-            m = &self.models[i]
-            if not m.exists:
-                continue
-            work = 0.0
-            if m.profile_mask != 0:
-                kind = first_level(m.profile_mask)
-                size = self.targets[i * KIND_COUNT + kind]
-                work = m.rate * <double>self.tables[i * KIND_COUNT + kind][size] / <double>size
-            m.share = work
-            total += work
-        for i in range(self.model_count_max):
-            if self.models[i].exists:
-                if total > 0.0:
-                    self.models[i].share = self.models[i].share / total
-                else:
-                    self.models[i].share = 1.0 / <double>self.model_count
-        self.gpus_asked = total / <double>self.epoch_ns
-        self.ease = shedding_ease(self.gpus_asked, <double>self.usable_count)
-        self.targets_dirty = True
-
-    cdef void measure_targets(self) noexcept nogil:
-        cdef int32_t i, kind, pair, early_size
-        cdef uint8_t kinds
-        cdef double gpus
-        cdef Model* m
-        self.targets_dirty = False
-        for i in range(self.model_count_max):
-            m = &self.models[i]
-            if not m.exists:
-                continue
-            gpus = m.share * <double>self.usable_count
-            kinds = m.profile_mask
-            while kinds != 0:
-                kind = first_level(kinds)
-                kinds &= kinds - 1
-                pair = i * KIND_COUNT + kind
-                self.targets[pair] = staggered_batch_size(
-                    self.tables[pair].data(), m.batch_size_max, gpus,
-                    <double>(m.slo_ns - m.margin_ns - self.control_ns), self.target_share)
-                if self.early:
-                    early_size = early_batch_size(self.targets[pair], gpus)
-                    if early_size != self.early_sizes[pair]:
-                        self.early_sizes[pair] = early_size
-                        self.touch(i)
-
-    cdef int32_t target(self, int32_t model, int32_t kind) noexcept nogil:
-        if self.targets_dirty:
-            self.measure_targets()
-        return self.targets[model * KIND_COUNT + kind]
-
-
-cdef extern from *:
-    int count_trailing_zeros "__builtin_ctz"(unsigned int word) noexcept nogil
-
-
-cdef inline int32_t first_level(uint8_t mask) noexcept nogil:
-    """Return the lowest set bit's number; the mask must not be 0."""
-    return <int32_t>count_trailing_zeros(mask)
-
-
-cdef inline int64_t floor_divide(int64_t value, int64_t divisor) noexcept nogil:
-    cdef int64_t quotient = value // divisor
-    return quotient - 1 if value % divisor < 0 else quotient

@@ -7,7 +7,8 @@ docs/core.md is the contract. The live node uses the native door (engine.pxd) in
 from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint64_t
 from libcpp.vector cimport vector
 
-from symphony.core.engine cimport (
+from symphony.core.engine cimport Engine
+from symphony.core.state cimport (
     DECISION_DISPATCH,
     DROP_EXPIRED,
     DROP_NO_GPU,
@@ -27,7 +28,6 @@ from symphony.core.engine cimport (
     POLICY_DEFERRED,
     POLICY_EAGER,
     POLICY_TIMEOUT,
-    Engine,
     NativeDecision,
 )
 

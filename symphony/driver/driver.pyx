@@ -7,13 +7,13 @@ reason of its drop or the acknowledgement of its cancellation. Only then may its
 
 from libc.stdlib cimport free
 
-from symphony.core.engine cimport (
+from symphony.core.engine cimport Engine
+from symphony.core.state cimport (
     DECISION_DISPATCH,
     DROP_NOT_READY,
     EVENT_OK,
     EVENT_UNKNOWN_GPU,
     EVENT_UNKNOWN_MODEL,
-    Engine,
     NativeDecision,
 )
 

@@ -19,7 +19,7 @@ from libcpp.vector cimport vector
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport read, write
 
-from symphony.core.engine cimport DROP_EXPIRED, DROP_NO_GPU, DROP_NOT_READY, DROP_WOULD_MISS
+from symphony.core.state cimport DROP_EXPIRED, DROP_NO_GPU, DROP_NOT_READY, DROP_WOULD_MISS
 from symphony.driver.driver cimport (
     ON_BATCH_FINISHED,
     ON_BATCH_STARTED,

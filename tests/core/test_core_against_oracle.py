@@ -112,10 +112,11 @@ class Twins:
     def check_wakeup(self, share: float) -> None:
         """Check that the oracle, called at an instant before the core's `wakeup_ns`, decides nothing."""
         wakeup_ns = self.core.wakeup_ns
+        if not self.oracle.is_settled:
+            self.same("wakeup_ns of a step that is to be repeated", wakeup_ns, self.now_ns)
+            return
         if wakeup_ns <= self.now_ns:
             self.fail(f"wakeup_ns {wakeup_ns} is not after now")
-        if not self.oracle.is_settled:
-            return
         last_ns = min(wakeup_ns - 1, self.now_ns + 10**12)
         for early_ns in (self.now_ns + int(share * (last_ns - self.now_ns)), last_ns):
             ahead = copy.deepcopy(self.oracle)

@@ -1,0 +1,12 @@
+# Demand shares and target batch sizes; the fields are State's.
+
+from libc.stdint cimport int32_t, int64_t
+
+from symphony.core.state cimport State
+
+
+cdef class Demand(State):
+    cdef void roll(self, int64_t now) noexcept nogil
+    cdef void measure_shares(self) noexcept nogil
+    cdef void measure_targets(self) noexcept nogil
+    cdef int32_t target(self, int32_t model, int32_t kind) noexcept nogil

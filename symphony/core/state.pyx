@@ -1,0 +1,261 @@
+# distutils: language = c++
+"""Hold what the scheduler knows of requests, queues and GPUs, and answer how large a batch fits.
+
+The lowest of three layers (`State`, `Demand`, `Engine`): it decides nothing. See state.pxd for the fields.
+"""
+
+from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN
+
+cdef int64_t NEVER = INT64_MAX
+
+
+cdef class State:
+    """Requests by slot, models with their queues and latency tables, GPUs with their batches in flight."""
+
+    def __cinit__(self, int policy, uint32_t request_count_max, int32_t model_count_max, int32_t gpu_count_max,
+                  int64_t control_ns, int64_t lead_ns, int64_t window_ns, bint shed, bint early, double target_share, int64_t epoch_ns):
+        """Reserve room for the given numbers of requests, models and GPUs; nothing grows later but queue rings."""
+        cdef int32_t i
+        self.policy = <Policy>policy
+        self.shed = shed
+        self.early = early
+        self.target_share = target_share
+        self.control_ns = control_ns
+        self.lead_ns = lead_ns
+        self.window_ns = window_ns
+        self.epoch_ns = epoch_ns
+        self.request_count_max = request_count_max
+        self.model_count_max = model_count_max
+        self.gpu_count_max = gpu_count_max
+        self.live.assign(request_count_max, 0)
+        self.slot_pair.assign(request_count_max, 0)
+        self.slot_arrived.assign(request_count_max, 0)
+        self.models.resize(model_count_max)
+        self.queues.resize(model_count_max * LEVEL_COUNT)
+        self.tables.resize(model_count_max * KIND_COUNT)
+        self.resident_count.assign(model_count_max * KIND_COUNT, 0)
+        self.targets.assign(model_count_max * KIND_COUNT, 1)
+        self.early_sizes.assign(model_count_max * KIND_COUNT, INT32_MAX)
+        self.resident.resize(model_count_max)
+        self.is_dirty.assign(model_count_max, 0)
+        self.gpus.resize(gpu_count_max)
+        self.available.resize(KIND_COUNT)
+        self.idle.resize(KIND_COUNT)
+        self.schedulable.resize(KIND_COUNT)
+        for i in range(KIND_COUNT):
+            self.available[i].reset(gpu_count_max)
+            self.idle[i].reset(gpu_count_max)
+            self.schedulable[i].reset(model_count_max)
+        for i in range(model_count_max):
+            self.models[i].exists = False
+        for i in range(gpu_count_max):
+            self.gpus[i].is_joined = False
+        self.waiting.reset(model_count_max * KIND_COUNT)
+        self.hopeless.reset(model_count_max)
+        self.gpu_turns.reset(gpu_count_max)
+        self.aside_step.assign(model_count_max * KIND_COUNT, 0)
+        self.now_ns = INT64_MIN
+        self.is_settled = True
+
+    cdef int request_arrived(self, uint32_t slot, int32_t model, int64_t deadline, int32_t priority) noexcept nogil:
+        cdef int32_t pair
+        if slot >= self.request_count_max:
+            return EVENT_ID_OUT_OF_RANGE
+        if model < 0 or model >= self.model_count_max or not self.models[model].exists:
+            return EVENT_UNKNOWN_MODEL
+        if priority < 1 or priority > LEVEL_COUNT:
+            return EVENT_BAD_PRIORITY
+        if self.live[slot] != 0:
+            return EVENT_ID_IN_USE
+        pair = model * LEVEL_COUNT + priority - 1
+        self.sequence += 1
+        self.live[slot] = self.sequence
+        self.slot_pair[slot] = pair
+        self.slot_arrived[slot] = self.now_ns
+        self.queues[pair].push(deadline, self.sequence, slot)
+        self.models[model].live_count += 1
+        self.models[model].level_mask |= <uint8_t>(1 << (priority - 1))
+        self.models[model].arrival_count += 1.0
+        self.queued += 1
+        self.touch(model)
+        return EVENT_OK
+
+    cdef int request_cancelled(self, uint32_t slot) noexcept nogil:
+        cdef int32_t pair
+        cdef int32_t model
+        if slot >= self.request_count_max:
+            return EVENT_ID_OUT_OF_RANGE
+        if self.live[slot] == 0:
+            return EVENT_OK
+        pair = self.slot_pair[slot]
+        model = pair // LEVEL_COUNT
+        self.live[slot] = 0
+        self.queues[pair].cancelled(self.live.data())
+        if self.queues[pair].empty():
+            self.models[model].level_mask &= <uint8_t>~(1 << (pair % LEVEL_COUNT))
+        self.models[model].live_count -= 1
+        self.queued -= 1
+        self.touch(model)
+        return EVENT_OK
+
+    cdef uint32_t take(self, int32_t model, int32_t level) noexcept nogil:
+        """Take the first request of one level out of the queue and forget its slot."""
+        cdef Model* m = &self.models[model]
+        cdef DeadlineQueue* queue = &self.queues[model * LEVEL_COUNT + level]
+        cdef uint32_t slot = queue.front().slot
+        self.live[slot] = 0
+        queue.pop(self.live.data())
+        if queue.empty():
+            m.level_mask &= <uint8_t>~(1 << level)
+        m.live_count -= 1
+        self.queued -= 1
+        return slot
+
+    cdef void touch(self, int32_t model) noexcept nogil:
+        """Note that the model's queue changed: its candidates are placed anew once, before matching."""
+        if not self.is_dirty[model]:
+            self.is_dirty[model] = 1
+            self.dirty.push_back(model)
+
+    cdef int32_t fit(self, int32_t model, int32_t kind, int64_t start) noexcept nogil:
+        """Return the largest b <= min(n, batch_size_max) with start + l(b) <= D(b), 0 if none."""
+        cdef Model* m = &self.models[model]
+        cdef const int64_t* latency = self.tables[model * KIND_COUNT + kind].data()
+        cdef DeadlineQueue* queue
+        cdef int64_t room = NEVER
+        cdef int64_t room_level
+        cdef int32_t before = 0       # requests of the levels passed
+        cdef int32_t upto
+        cdef int32_t low, high, middle
+        cdef int32_t level
+        cdef uint8_t levels = m.level_mask
+        while levels != 0 and before < m.batch_size_max:
+            level = first_level(levels)
+            levels &= levels - 1
+            queue = &self.queues[model * LEVEL_COUNT + level]
+            room_level = queue.front().deadline - m.margin_ns - start
+            if room_level < room:
+                room = room_level
+            upto = before + <int32_t>queue.live_count()
+            if upto > m.batch_size_max:
+                upto = m.batch_size_max
+            if latency[upto] <= room:
+                before = upto
+                continue
+            low = before
+            high = upto - 1
+            while low < high:
+                middle = low + (high - low + 1) // 2
+                if latency[middle] <= room:
+                    low = middle
+                else:
+                    high = middle - 1
+            return low
+        return before
+
+    cdef int64_t due(self, int32_t model, int32_t count) noexcept nogil:
+        """Return D(count): the earliest deadline among the first `count` requests minus the margin."""
+        cdef Model* m = &self.models[model]
+        cdef int64_t earliest = NEVER
+        cdef int32_t before = 0
+        cdef uint8_t levels = m.level_mask
+        cdef DeadlineQueue* queue
+        while levels != 0 and before < count:
+            queue = &self.queues[model * LEVEL_COUNT + first_level(levels)]
+            levels &= levels - 1
+            if queue.front().deadline < earliest:
+                earliest = queue.front().deadline
+            before += <int32_t>queue.live_count()
+        return earliest - m.margin_ns
+
+    cdef uint32_t head_slot(self, int32_t model) noexcept nogil:
+        return self.queues[model * LEVEL_COUNT + first_level(self.models[model].level_mask)].front().slot
+
+    cdef int gpu_joined(self, int32_t gpu, int32_t kind) noexcept nogil:
+        cdef Gpu* g
+        if gpu < 0 or gpu >= self.gpu_count_max or kind < 0 or kind >= KIND_COUNT:
+            return EVENT_OUT_OF_RANGE
+        g = &self.gpus[gpu]
+        if g.is_joined:
+            return EVENT_GPU_EXISTS
+        g.is_joined = True
+        g.is_drained = False
+        g.kind = kind
+        g.flight_count = 0
+        g.free_at_ns = 0
+        self.kinds_seen |= <uint8_t>(1 << kind)
+        self.usable_count += 1
+        self.targets_dirty = True
+        self.gpu_turned(gpu)
+        return EVENT_OK
+
+    cdef int gpu_drained(self, int32_t gpu, cbool is_drained) noexcept nogil:
+        if gpu < 0 or gpu >= self.gpu_count_max or not self.gpus[gpu].is_joined:
+            return EVENT_UNKNOWN_GPU
+        if self.gpus[gpu].is_drained != is_drained:
+            self.gpus[gpu].is_drained = is_drained
+            self.usable_count += -1 if is_drained else 1
+            self.targets_dirty = True
+            self.gpu_turned(gpu)
+        return EVENT_OK
+
+    cdef int batch_started(self, uint64_t plan_id, int32_t gpu, int64_t started) noexcept nogil:
+        cdef Gpu* g
+        if gpu < 0 or gpu >= self.gpu_count_max:
+            return EVENT_UNKNOWN_GPU
+        g = &self.gpus[gpu]
+        if not g.is_joined or g.flight_count == 0 or g.flights[0].plan_id != plan_id:
+            return EVENT_OK
+        g.flights[0].start_ns = started
+        g.free_at_ns = started + g.flights[0].duration_ns
+        if g.flight_count == 2:
+            g.free_at_ns = max(g.free_at_ns, g.flights[1].start_ns) + g.flights[1].duration_ns
+        self.gpu_turned(gpu)
+        return EVENT_OK
+
+    cdef int batch_finished(self, uint64_t plan_id, int32_t gpu, int64_t finished) noexcept nogil:
+        cdef Gpu* g
+        if gpu < 0 or gpu >= self.gpu_count_max:
+            return EVENT_UNKNOWN_GPU
+        g = &self.gpus[gpu]
+        if not g.is_joined:
+            return EVENT_OK
+        if g.flight_count >= 1 and g.flights[0].plan_id == plan_id:
+            g.flights[0] = g.flights[1]
+            g.flight_count -= 1
+            if g.flight_count == 1:
+                g.free_at_ns = max(finished, g.flights[0].start_ns) + g.flights[0].duration_ns
+        elif g.flight_count == 2 and g.flights[1].plan_id == plan_id:
+            g.flight_count = 1
+            g.free_at_ns = g.flights[0].start_ns + g.flights[0].duration_ns
+        else:
+            return EVENT_OK
+        self.gpu_turned(gpu)
+        return EVENT_OK
+
+    cdef void gpu_turned(self, int32_t gpu) noexcept nogil:
+        """Bring the GPU's bits and its next turn up to date with `now_ns`."""
+        cdef Gpu* g = &self.gpus[gpu]
+        cdef cbool is_usable = g.is_joined and not g.is_drained
+        cdef cbool is_idle = is_usable and g.flight_count == 0
+        cdef cbool is_ahead = False
+        cdef int64_t turn = NEVER
+        if g.is_joined and g.flight_count == 1:
+            if self.now_ns < g.free_at_ns - self.lead_ns:
+                if self.lead_ns > 0:
+                    turn = g.free_at_ns - self.lead_ns
+            elif self.now_ns < g.free_at_ns:
+                is_ahead = is_usable
+                turn = g.free_at_ns
+        if is_idle:
+            self.idle[g.kind].set(gpu)
+        else:
+            self.idle[g.kind].clear(gpu)
+        if is_idle or is_ahead:
+            self.available[g.kind].set(gpu)
+        else:
+            self.available[g.kind].clear(gpu)
+        if turn != NEVER:
+            self.gpu_turns.set(gpu, turn)
+        else:
+            self.gpu_turns.remove(gpu)
