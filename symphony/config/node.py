@@ -30,7 +30,7 @@ class NodeConfig:
     profile_budget_s: float = 20.0
     control_us: float = 300.0
     lead_us: float = 1_000.0
-    window_us: float = 1_000.0
+    window_us: float = 4_000.0
     spin_us: float = 0.0
     reply_margin_ms: float = 2.0
     timeout_delay_ms: float = 5.0
