@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from symphony.client.calls import Calls, InferResult, model_path
-from symphony.client.connection import ConnectionPool
-from symphony.client.http import Address, Response
+from symphony.client.calls import Calls, InferResult, load_path, model_path
+from symphony.client.connection import ConnectionPool, HttpConnection
+from symphony.client.http import Address, Response, TransportError
 from symphony.errors import SymphonyError
 
 
 class AsyncClient:
     """A client of one node; use it from one event loop, as an async context manager or with `close`.
 
-    `url` is `http://host:port` or `https://...` (with `tls` for other than the system's certificates). `form` is how tensors
-    travel: "framed" (fastest), "msgpack" or "json". `timeout_s` bounds each call as a whole.
+    `url` is `http://host:port` or `https://...` (with `tls` for other than the system's certificates). `form` is how
+    tensors travel: "framed" (fastest), "msgpack" or "json". `timeout_s` bounds each call as a whole.
+
+    An infer request is sent again by itself only if it certainly never left whole, so it never runs twice unknown to
+    the caller; after any other broken connection the caller gets a TransportError and decides. Reads (health, metadata)
+    are repeated once when a connection kept alive turns out closed.
     """
 
     def __init__(
@@ -52,23 +56,27 @@ class AsyncClient:
         request_id: str | None = None,
         parameters: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        bf16_names: Collection[str] = (),
     ) -> InferResult:
         """Run one request (or, with a leading batch dimension, several that share a deadline) and return its outputs.
 
-        `inputs` maps names to arrays or what `np.asarray` takes; str and bytes become BYTES. `timeout_ms` is the
-        deadline from arrival at the node (default: the model's SLO), `priority` 1 (highest) to 8. Raises SymphonyError with the
-        node's reason and `retry_after_s`, TransportError (a ConnectionError) when the node cannot be reached, TimeoutError
-        after the client's own `timeout_s`.
+        `inputs` maps names to arrays or what `np.asarray` takes; str and bytes become BYTES, and the uint16 arrays named
+        in `bf16_names` are raw BF16 bits. `timeout_ms` is the deadline from arrival at the node (default: the model's
+        SLO), `priority` 1 (highest) to 8, `outputs` the names wanted (default: all). Raises SymphonyError with the
+        node's reason and `retry_after_s`, TransportError (a ConnectionError) when the node cannot be reached or breaks
+        off, TimeoutError after the client's own `timeout_s`, ValueError or TypeError for what cannot be sent.
         """
-        data = self._calls.infer(model, inputs, version, timeout_ms, priority, outputs, request_id, parameters, headers)
+        data = self._calls.infer(
+            model, inputs, version, timeout_ms, priority, outputs, request_id, parameters, headers, bf16_names
+        )
         return self._calls.read_infer(await self._exchange(data))
 
     async def is_live(self) -> bool:
-        """Return whether the node answers that it lives."""
+        """Return whether the node answers that it lives; raise TransportError when it cannot be reached."""
         return await self._is_true("/v2/health/live")
 
     async def is_ready(self) -> bool:
-        """Return whether the node takes requests."""
+        """Return whether the node takes requests; raise TransportError when it cannot be reached."""
         return await self._is_true("/v2/health/ready")
 
     async def metadata(self) -> Any:
@@ -93,15 +101,16 @@ class AsyncClient:
 
     async def load(self, model: str) -> None:
         """Load the model (again) from the node's repository; return when it is ready."""
-        await self._other("POST", f"/v2/repository/models/{model}/load", {})
+        await self._other("POST", load_path(model, "load"), {})
 
     async def unload(self, model: str) -> None:
         """Unload the model; return when its requests have ended."""
-        await self._other("POST", f"/v2/repository/models/{model}/unload", {})
+        await self._other("POST", load_path(model, "unload"), {})
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; calls in flight fail with TransportError."""
         self._pool.close()
+        await asyncio.sleep(0)  # lets the loop close the sockets
 
     async def __aenter__(self) -> AsyncClient:
         """Return the client."""
@@ -117,7 +126,8 @@ class AsyncClient:
         return await self._other("GET", path)
 
     async def _other(self, method: str, path: str, body: Any = None) -> Any:
-        return self._calls.read_other(await self._exchange(self._calls.other(method, path, body)))
+        data = self._calls.other(method, path, body)
+        return self._calls.read_other(await self._exchange(data, is_repeatable=method == "GET"))
 
     async def _is_true(self, path: str) -> bool:
         try:
@@ -126,30 +136,41 @@ class AsyncClient:
             return False
         return True
 
-    async def _exchange(self, data: bytes) -> Response:
+    async def _exchange(self, data: bytes, is_repeatable: bool = False) -> Response:
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._send(data)
+                connection = self._pool.take_idle() or await self._pool.acquire()
+                try:
+                    return await _send(connection, data)
+                except TransportError as error:
+                    is_lost_read = is_repeatable and connection.is_reused and not connection.has_begun
+                    if not (error.is_unsent or is_lost_read):
+                        raise
+                self._pool.drop_idle()  # they are probably as dead as the one just tried
+                return await _send(await self._pool.acquire(), data)
         except TimeoutError:
             raise TimeoutError(
-                f"no answer from {self._calls.address} within {self._timeout_s:g} s (timeout_s); allow more, or check the server"
+                f"no answer from {self._calls.address} within {self._timeout_s:g} s (timeout_s); allow more, or check "
+                "the server"
             ) from None
 
-    async def _send(self, data: bytes) -> Response:
-        connection = self._pool.take_idle() or await self._pool.acquire()
-        answered: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
-        def on_response(response: Response | None, error: Exception | None) -> None:
-            if answered.done():
-                return
-            if response is not None:
-                answered.set_result(response)
-            else:
-                answered.set_exception(error or ConnectionError())
+async def _send(connection: HttpConnection, data: bytes) -> Response:
+    """Send one request and wait for its answer; a caller that stops waiting closes the connection."""
+    answered: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
-        connection.send(data, on_response)
-        try:
-            return await answered
-        except asyncio.CancelledError:
+    def on_response(response: Response | None, error: Exception | None) -> None:
+        if answered.done():
+            return
+        if response is not None:
+            answered.set_result(response)
+        else:
+            answered.set_exception(error or ConnectionError())
+
+    connection.send(data, on_response)
+    try:
+        return await answered
+    except asyncio.CancelledError:
+        if not answered.done() or answered.cancelled():
             connection.give_up()
-            raise
+        raise

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from symphony.client.calls import Calls, InferResult, model_path
+from symphony.client.calls import Calls, InferResult, load_path, model_path
 from symphony.client.connection import IDLE_S
-from symphony.client.http import Address, Response, ResponseReader, TransportError
+from symphony.client.http import Address, Response, ResponseReader, TransportError, cannot_connect
 from symphony.errors import SymphonyError
 
 READ_BYTES = 1 << 18
@@ -23,18 +24,58 @@ class _Line:
     """One connection with its reader."""
 
     def __init__(self, address: Address, timeout_s: float) -> None:
+        raw: socket.socket | None = None
         try:
             raw = socket.create_connection((address.host, address.port), timeout_s)
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.socket = address.tls.wrap_socket(raw, server_hostname=address.host) if address.tls else raw
+        except OSError as error:
+            if raw is not None:
+                raw.close()
+            if isinstance(error, TimeoutError):
+                raise
+            raise cannot_connect(address, error) from error
+        self.reader = ResponseReader()
+        self.idle_since_s = 0.0
+
+    @property
+    def is_usable(self) -> bool:
+        """Return whether an idle connection may be used: not idle for long, and nothing has come, such as its end."""
+        if time.monotonic() - self.idle_since_s > IDLE_S:
+            return False
+        poller = select.poll()
+        poller.register(self.socket, select.POLLIN)
+        return not poller.poll(0)
+
+    def talk(self, data: bytes, address: Address, ends_s: float) -> Response:
+        """Send one request and return its answer; raise TransportError, or TimeoutError at `ends_s`."""
+        broken: OSError | None = None
+        try:
+            self.socket.settimeout(_left_s(ends_s))
+            self.socket.sendall(data)
         except TimeoutError:
             raise
         except OSError as error:
-            raise TransportError(
-                f"cannot connect to {address}: {error.strerror or error}; is the server up and the port right?"
-            ) from error
-        self.reader = ResponseReader()
-        self.idle_since_s = 0.0
+            broken = error  # a server that refuses early may have answered before it closed
+        try:
+            while True:
+                self.socket.settimeout(_left_s(ends_s))
+                received = self.socket.recv(READ_BYTES)
+                if not received:
+                    break
+                if self.reader.feed(received):
+                    response = self.reader.take()
+                    self.reader.keeps_alive = self.reader.keeps_alive and broken is None
+                    return response
+        except (TimeoutError, TransportError):
+            raise
+        except OSError as error:
+            broken = broken or error
+        began = "after part of" if self.reader.has_begun else "before"
+        why = f" ({broken.strerror or broken})" if broken is not None else ""
+        raise TransportError(
+            f"the server at {address} closed the connection {began} its answer{why}; it may or may not have run the request"
+        )
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -44,7 +85,8 @@ class _Line:
 class Client:
     """A client of one node for threads, as a context manager or with `close`. Any number of threads may share it.
 
-    Arguments and errors are those of `AsyncClient`.
+    It needs no event loop, and may be called where one runs (which then waits). Arguments, errors and what is sent again
+    are those of `AsyncClient`.
     """
 
     def __init__(
@@ -80,17 +122,20 @@ class Client:
         request_id: str | None = None,
         parameters: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        bf16_names: Collection[str] = (),
     ) -> InferResult:
         """Run one request and return its outputs; see `AsyncClient.infer`."""
-        data = self._calls.infer(model, inputs, version, timeout_ms, priority, outputs, request_id, parameters, headers)
+        data = self._calls.infer(
+            model, inputs, version, timeout_ms, priority, outputs, request_id, parameters, headers, bf16_names
+        )
         return self._calls.read_infer(self._exchange(data))
 
     def is_live(self) -> bool:
-        """Return whether the node answers that it lives."""
+        """Return whether the node answers that it lives; raise TransportError when it cannot be reached."""
         return self._is_true("/v2/health/live")
 
     def is_ready(self) -> bool:
-        """Return whether the node takes requests."""
+        """Return whether the node takes requests; raise TransportError when it cannot be reached."""
         return self._is_true("/v2/health/ready")
 
     def metadata(self) -> Any:
@@ -115,11 +160,11 @@ class Client:
 
     def load(self, model: str) -> None:
         """Load the model (again) from the node's repository; return when it is ready."""
-        self._other("POST", f"/v2/repository/models/{model}/load", {})
+        self._other("POST", load_path(model, "load"), {})
 
     def unload(self, model: str) -> None:
         """Unload the model; return when its requests have ended."""
-        self._other("POST", f"/v2/repository/models/{model}/unload", {})
+        self._other("POST", load_path(model, "unload"), {})
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed when their call ends."""
@@ -140,7 +185,8 @@ class Client:
         self.close()
 
     def _other(self, method: str, path: str, body: Any = None) -> Any:
-        return self._calls.read_other(self._exchange(self._calls.other(method, path, body)))
+        data = self._calls.other(method, path, body)
+        return self._calls.read_other(self._exchange(data, is_repeatable=method == "GET"))
 
     def _is_true(self, path: str) -> bool:
         try:
@@ -149,56 +195,51 @@ class Client:
             return False
         return True
 
-    def _exchange(self, data: bytes) -> Response:
+    def _exchange(self, data: bytes, is_repeatable: bool = False) -> Response:
         ends_s = time.monotonic() + self._timeout_s
-        line: _Line | None = None
-        is_reusable = False
         if not self._slots.acquire(timeout=self._timeout_s):
             raise self._timed_out()
         try:
-            line = self._take() or _Line(self._calls.address, self._timeout_s)
-            response = self._talk(line, data, ends_s)
-            is_reusable = line.reader.keeps_alive
-            return response
+            line = self._take()
+            if line is not None:
+                try:
+                    return self._talk(line, data, ends_s)
+                except TransportError:
+                    if not is_repeatable or line.reader.has_begun:
+                        raise
+                self._drop_idle()  # they are probably as dead as the one just tried
+            return self._talk(_Line(self._calls.address, _left_s(ends_s)), data, ends_s)
         except TimeoutError:
             raise self._timed_out() from None
         finally:
-            if line is not None:
-                self._put_back(line, is_reusable)
             self._slots.release()
 
     def _talk(self, line: _Line, data: bytes, ends_s: float) -> Response:
-        address = self._calls.address
+        is_reusable = False
         try:
-            line.socket.settimeout(max(0.001, ends_s - time.monotonic()))
-            line.socket.sendall(data)
-            while True:
-                line.socket.settimeout(max(0.001, ends_s - time.monotonic()))
-                received = line.socket.recv(READ_BYTES)
-                if not received:
-                    raise TransportError(
-                        f"the server at {address} closed the connection before its answer was whole; it may or may not have "
-                        "run the request"
-                    )
-                if line.reader.feed(received):
-                    return line.reader.take()
-        except (TimeoutError, TransportError):
-            raise
-        except OSError as error:
-            raise TransportError(
-                f"the connection to {address} broke: {error.strerror or error}; it may or may not have run the request"
-            ) from error
+            response = line.talk(data, self._calls.address, ends_s)
+            is_reusable = line.reader.keeps_alive
+            return response
+        finally:
+            self._put_back(line, is_reusable)
 
     def _take(self) -> _Line | None:
+        """Return an idle connection, None if there is none that can be used."""
         with self._lock:
             if self._is_closed:
-                raise TransportError("the client is closed; make a new one")
+                raise TransportError("the client is closed; make a new one", is_unsent=True)
             while self._idle:
                 line = self._idle.pop()
-                if time.monotonic() - line.idle_since_s <= IDLE_S and not _was_closed(line.socket):
+                if line.is_usable:
                     return line
                 line.close()
         return None
+
+    def _drop_idle(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for line in idle:
+            line.close()
 
     def _put_back(self, line: _Line, is_reusable: bool) -> None:
         with self._lock:
@@ -214,16 +255,9 @@ class Client:
         )
 
 
-def _was_closed(connection: socket.socket) -> bool:
-    """Return whether the server closed an idle connection, or sent what nobody asked for."""
-    if isinstance(connection, ssl.SSLSocket):
-        # TLS may hold records of its own; the call itself will tell.
-        return False
-    try:
-        connection.setblocking(False)
-        connection.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
+def _left_s(ends_s: float) -> float:
+    """Return the seconds until an instant, never quite none: 0 would mean not to wait at all."""
+    left_s = ends_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s

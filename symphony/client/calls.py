@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from symphony.client.http import Address, Response, join, write_head
-from symphony.units import us_to_ns
+from symphony.client.http import Address, Response, TransportError, join, write_head
+from symphony.errors import SymphonyError
+from symphony.units import ms_to_ns
 from symphony.wire import (
     FRAMED,
     JSON,
@@ -25,12 +26,15 @@ from symphony.wire import (
 
 FORMS: dict[str, Form] = {"framed": FRAMED, "msgpack": MSGPACK, "json": JSON}
 PRIORITY_MAX = 8
+TIMEOUT_MS_MAX = 86_400_000.0
+_NS_PER_US = 1000  # the wire counts time-outs in microseconds
 
 
 class InferResult(Mapping[str, np.ndarray[Any, Any]]):
     """An answer: a mapping from output names to arrays, with `model`, `version`, `id` and the response's `headers`.
 
-    Arrays may be read-only views of the received bytes. BYTES is an object array of bytes.
+    Arrays may be read-only views of the received bytes. BYTES is an object array of bytes; BF16 is its raw bits in
+    uint16, and `bf16_names` says which outputs are (`symphony.wire.bf16_to_fp32` converts).
     """
 
     def __init__(self, response: InferResponse, headers: Mapping[str, str]) -> None:
@@ -38,6 +42,7 @@ class InferResult(Mapping[str, np.ndarray[Any, Any]]):
         self.model = response.model_name
         self.version = response.model_version
         self.id = response.id
+        self.bf16_names = response.bf16_names
         self.headers = headers
 
     def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
@@ -79,20 +84,26 @@ class Calls:
         request_id: str | None,
         parameters: Mapping[str, Any] | None,
         headers: Mapping[str, str] | None,
+        bf16_names: Collection[str] = (),
     ) -> bytes:
         """Return a whole infer request; raise ValueError or TypeError for arguments that cannot be sent."""
-        if timeout_ms is not None and not timeout_ms > 0:
-            raise ValueError(f"timeout_ms is {timeout_ms}: it must be above 0; leave it out to use the model's SLO")
+        if timeout_ms is not None and not 0 < timeout_ms <= TIMEOUT_MS_MAX:
+            raise ValueError(
+                f"timeout_ms is {timeout_ms}: it must be above 0 and at most {TIMEOUT_MS_MAX:g}; leave it out to use the "
+                "model's SLO"
+            )
         if priority is not None and not 1 <= priority <= PRIORITY_MAX:
             raise ValueError(f"priority is {priority}: it must be from 1 (highest) to {PRIORITY_MAX}")
         request = InferRequest(
             inputs={name: as_tensor(value, name) for name, value in inputs.items()},
             id=request_id,
             output_names=None if outputs is None else tuple(outputs),
-            timeout_ns=None if timeout_ms is None else max(1000, us_to_ns(round(timeout_ms * 1000))),
+            timeout_ns=None if timeout_ms is None else max(_NS_PER_US, ms_to_ns(timeout_ms)),
             priority=priority or 0,
             form=self._form,
         )
+        if bf16_names:
+            request.bf16_names = frozenset(bf16_names)
         if parameters:
             request.parameters = dict(parameters)
         encoded = encode_request(request)
@@ -119,7 +130,10 @@ class Calls:
         if response.status != 200:
             raise decode_error(response.status, response.body, content_type, headers.get("retry-after"))
         length = headers.get("inference-header-content-length")
-        decoded = decode_response(response.body, content_type, int(length) if length else None)
+        try:
+            decoded = decode_response(response.body, content_type, int(length) if length else None)
+        except (SymphonyError, ValueError) as error:
+            raise self._unreadable(error) from error
         return InferResult(decoded, headers)
 
     def read_other(self, response: Response) -> Any:
@@ -127,7 +141,22 @@ class Calls:
         if response.status != 200:
             content_type = response.headers.get("content-type", "")
             raise decode_error(response.status, response.body, content_type, response.headers.get("retry-after"))
-        return json.loads(response.body) if response.body.strip() else None
+        if not response.body.strip():
+            return None
+        try:
+            return json.loads(response.body)
+        except (ValueError, RecursionError) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> TransportError:
+        return TransportError(
+            f"the answer of {self.address} cannot be read: {error}; is this a Symphony server, and of this version?"
+        )
+
+
+def load_path(model: str, verb: str) -> str:
+    """Return the path that loads or unloads a model."""
+    return f"/v2/repository/models/{quote(model, safe='')}/{verb}"
 
 
 def model_path(model: str, version: str | None) -> str:
@@ -139,7 +168,10 @@ def model_path(model: str, version: str | None) -> str:
 def as_tensor(value: Any, name: str) -> np.ndarray[Any, Any]:
     """Return `value` as an array that can be sent: text becomes BYTES (UTF-8); raise TypeError for other objects."""
     array = np.asarray(value)
-    if array.dtype.kind in "US" or array.dtype == object:
+    kind = array.dtype.kind
+    if kind in "US" and not isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value, dtype=object)  # numpy's own text arrays drop zero bytes at the end
+    if kind in "USO":
         texts = np.empty(array.shape, dtype=object)
         for at in np.ndindex(array.shape):
             item = array[at]
@@ -151,7 +183,7 @@ def as_tensor(value: Any, name: str) -> np.ndarray[Any, Any]:
                 )
             texts[at] = bytes(item)
         return texts
-    if array.dtype.kind not in "biuf":
+    if kind not in "biuf" and array.dtype.name != "bfloat16":
         raise TypeError(f"input {name!r} has dtype {array.dtype}: only numbers, booleans, str and bytes can be sent")
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))

@@ -15,7 +15,14 @@ HEADER_BYTES_MAX = 64 << 10
 
 
 class TransportError(ConnectionError):
-    """Report a server that could not be reached or did not answer in HTTP; the message names it and the remedy."""
+    """Report a server that could not be reached or did not answer in HTTP; the message names it and the remedy.
+
+    `is_unsent`: the server cannot have run the request, since it never got all of it; sending it again runs it once.
+    """
+
+    def __init__(self, message: str, *, is_unsent: bool = False) -> None:
+        super().__init__(message)
+        self.is_unsent = is_unsent
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +35,10 @@ class Address:
 
     @classmethod
     def parse(cls, url: str, tls: ssl.SSLContext | None = None) -> Address:
-        """Return the address in a URL such as `http://127.0.0.1:8000`; raise ValueError for any other kind of text."""
+        """Return the address in a URL such as `http://127.0.0.1:8000`; raise ValueError for any other kind of text.
+
+        `tls` replaces the system's certificates for https.
+        """
         parts = urlsplit(url if "://" in url else f"http://{url}")
         try:
             port = parts.port
@@ -58,7 +68,7 @@ class Response:
 
     status: int
     headers: dict[str, str]
-    body: bytes
+    body: bytes | bytearray
 
 
 def write_head(
@@ -80,23 +90,34 @@ def write_head(
 class ResponseReader:
     """Read the responses of one connection; also the callback object of llhttp's parser.
 
-    `feed` returns True once the response is whole; take it with `take`. Raises TransportError for what is not HTTP, or
-    larger than the limits.
+    `feed` returns True once the response is whole; take it with `take`. Interim responses (1xx) are passed over. Raises
+    TransportError for what is not HTTP, for more than one response to a request, or for more than the limits.
     """
 
-    __slots__ = ("_body", "_header_bytes", "_headers", "_is_complete", "_parser", "_size", "has_begun", "keeps_alive")
+    __slots__ = (
+        "_body",
+        "_header_bytes",
+        "_headers",
+        "_is_complete",
+        "_is_excessive",
+        "_parser",
+        "has_begun",
+        "keeps_alive",
+        "response_count",
+    )
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        self._reset()
         self.keeps_alive = True
+        self.response_count = 0
+        self._reset()
 
     def _reset(self) -> None:
         self._headers: dict[str, str] = {}
-        self._body: list[bytes] = []
-        self._size = 0
+        self._body: bytes | bytearray = b""
         self._header_bytes = 0
         self._is_complete = False
+        self._is_excessive = False
         self.has_begun = False
 
     def feed(self, data: Buffer) -> bool:
@@ -104,19 +125,30 @@ class ResponseReader:
         self.has_begun = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            raise TransportError(f"the answer is not HTTP ({error}); is this a Symphony server's port?") from None
-        if self._size > BODY_BYTES_MAX or self._header_bytes > HEADER_BYTES_MAX:
-            raise TransportError(f"the answer is larger than {BODY_BYTES_MAX} bytes; ask for fewer outputs")
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            raise TransportError(f"the answer is not HTTP/1.1 ({error}); is this a Symphony server's port?") from None
+        if self._is_excessive:
+            raise TransportError("the server sent more than one answer to a request; is this a Symphony server's port?")
+        if len(self._body) > BODY_BYTES_MAX:
+            raise TransportError(f"the answer is larger than {BODY_BYTES_MAX} bytes; ask for fewer outputs or rows")
+        if self._header_bytes > HEADER_BYTES_MAX:
+            raise TransportError(
+                f"the answer has more than {HEADER_BYTES_MAX} bytes of headers; is this a Symphony server's port?"
+            )
         return self._is_complete
 
     def take(self) -> Response:
         """Return the whole response and make ready for the next."""
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        response = Response(self._parser.get_status_code(), self._headers, body)
+        response = Response(self._parser.get_status_code(), self._headers, self._body)
         self.keeps_alive = self._parser.should_keep_alive()
+        self.response_count += 1
         self._reset()
         return response
+
+    def on_message_begin(self) -> None:
+        """Note the beginning of a response."""
+        if self._is_complete:
+            self._is_excessive = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one header from the parser."""
@@ -125,12 +157,19 @@ class ResponseReader:
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body from the parser."""
-        self._size += len(body)
-        self._body.append(body)
+        if not self._body:
+            self._body = body
+            return
+        if not isinstance(self._body, bytearray):
+            self._body = bytearray(self._body)
+        self._body += body
 
     def on_message_complete(self) -> None:
-        """Note the end of the response."""
-        self._is_complete = True
+        """Note the end of a response; an interim one is forgotten."""
+        if self._parser.get_status_code() < 200:
+            self._headers = {}
+        else:
+            self._is_complete = True
 
 
 def join(head: bytes, parts: Sequence[Buffer]) -> bytes:
@@ -139,3 +178,18 @@ def join(head: bytes, parts: Sequence[Buffer]) -> bytes:
 
 
 OnResponse = Callable[["Response | None", "Exception | None"], None]
+
+
+def cannot_connect(address: Address, error: OSError) -> TransportError:
+    """Return the error for a connection that could not be opened: what failed, and what to do."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return TransportError(
+            f"the certificate of {address} is not trusted: {error.verify_message}; "
+            "pass tls=ssl.create_default_context(cafile=...)",
+            is_unsent=True,
+        )
+    if isinstance(error, ssl.SSLError):
+        return TransportError(f"no TLS with {address}: {error.reason}; is https right for this port?", is_unsent=True)
+    return TransportError(
+        f"cannot connect to {address}: {error.strerror or error}; is the server up and the port right?", is_unsent=True
+    )

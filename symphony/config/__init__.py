@@ -1,4 +1,4 @@
-"""Read what people configure, and refuse what cannot work with a sentence they can act on. Pure: text in, values out."""
+"""Read what people configure, and refuse what cannot work with a sentence to act on. Pure: text in, values out."""
 
 from symphony.config.devices import DEVICE_KINDS, DeviceSpec, parse_devices
 from symphony.config.model import EmulatedSpec, ModelConfig, TensorSpec

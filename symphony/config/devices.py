@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from symphony.config.document import shown
 from symphony.errors import ConfigError
 
 DEVICE_KINDS = ("cpu", "cuda", "emulated")
@@ -30,20 +31,25 @@ def parse_devices(text: str, where: str = "--devices") -> tuple[DeviceSpec, ...]
         if match := _CUDA.fullmatch(part):
             spec = DeviceSpec("cuda", int(match[1] or 0))
             if spec.index > CUDA_INDEX_MAX:
-                raise ConfigError(f"{where}: {part!r} is above cuda:{CUDA_INDEX_MAX}, the largest index taken")
+                raise ConfigError(
+                    f"{where}: {part!r} is above cuda:{CUDA_INDEX_MAX}, the largest; give a smaller index"
+                )
             if spec in found:
                 raise ConfigError(f"{where}: {part!r} is named twice; one worker owns a GPU, so name it once")
             found.append(spec)
         elif match := _REPEATED.fullmatch(part):
             kind, count = match[2], int(match[1] or 1)
-            if count < 1 or len(found) + count > DEVICE_COUNT_MAX:
+            if count < 1:
+                raise ConfigError(f"{where}: {part!r} is no device at all; write at least 1x, or leave it out")
+            if len(found) + count > DEVICE_COUNT_MAX:
                 raise ConfigError(
-                    f"{where}: {part!r} makes {len(found) + count} devices; allowed are 1 to {DEVICE_COUNT_MAX}"
+                    f"{where}: {part!r} makes it {len(found) + count} devices, above {DEVICE_COUNT_MAX}; name fewer"
                 )
             found += [DeviceSpec(kind, counts[kind] + i) for i in range(count)]
             counts[kind] += count
         else:
             raise ConfigError(
-                f'{where}: {part!r} is no device; write for example "cpu", "2xcpu", "4xemulated", "cuda:0" or "cuda:0,cuda:1"'
+                f'{where}: {shown(part)} is no device; write for example "cpu", "2xcpu", "4xemulated", "cuda:0" or '
+                '"cuda:0,cuda:1"'
             )
     return tuple(found)

@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
 
-from symphony.config.document import Document, read_document
-from symphony.config.model import EmulatedSpec, ModelConfig, TensorSpec
+from symphony.config.document import Document, read_document, shown
+from symphony.config.model import EmulatedSpec, ModelConfig, Scalar, TensorSpec
 
-DATATYPES = (
-    "BOOL INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64 FP16 FP32 FP64 BF16 BYTES"  # fmt: skip
-).split()
+DATATYPES = [
+    *("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"),
+    *("FP16", "FP32", "FP64", "BF16", "BYTES"),
+]
 SLO_MS_MIN, SLO_MS_MAX = 1.0, 60_000.0
 BATCH_SIZE_LIMIT = 4096
 TENSOR_COUNT_MAX = 64
 DIMENSION_COUNT_MAX = 8
 ELEMENT_COUNT_MAX = 1 << 28
+ENTRY_CHARS_MAX = 512
+PARAMETER_COUNT_MAX = 256
+FAULT_PERIOD_MAX = 1 << 31
 VERSION_CHARS_MAX = 18
-_FILE_ENTRY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*\.py:[A-Za-z_][A-Za-z0-9_]*")
-_PACKAGE_ENTRY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*")
-_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
+NAMES_TAKEN = ("stats",)
+"""Names that paths of the inference protocol use where a model's name stands: `/v2/models/stats`."""
+Format = Literal["python", "torch_export", "torchscript", "emulated"]
+DeviceKind = Literal["cpu", "cuda", "emulated"]
 
-# TOML writes 50 where a number of milliseconds is meant: whole numbers are fine, booleans and strings are not.
-Number = Annotated[
-    float, BeforeValidator(lambda value: float(value) if type(value) is int and abs(value) < 2**53 else value)
-]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VERSION = re.compile(rf"[1-9][0-9]{{0,{VERSION_CHARS_MAX - 1}}}")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
+_FILE_ENTRY = re.compile(_FILE.pattern + r"\.py:[A-Za-z_][A-Za-z0-9_]*")
+_PACKAGE_ENTRY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _whole_as_number(value: Any) -> Any:
+    """Take 50 where 50.0 is meant: whole numbers are fine, booleans and strings are not."""
+    return float(value) if type(value) is int and abs(value) < 2**53 else value
+
+
+def _scalar(value: Any) -> Scalar:
+    if not isinstance(value, (str, int, float, bool)) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError("a parameter must be text, a finite number, true or false; write lists as text")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_whole_as_number)]
 
 
 class TensorDocument(Document):
@@ -41,7 +63,7 @@ class TensorDocument(Document):
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in DATATYPES:
-            raise ValueError(f"it must be one of {', '.join(DATATYPES)}")
+            raise ValueError(f"it must be one of {', '.join(DATATYPES)}; choose one")
         return value
 
     @field_validator("shape")
@@ -64,12 +86,12 @@ class EmulatedDocument(Document):
 
     alpha_ms: Number | None = Field(default=None, ge=0.0, le=SLO_MS_MAX)
     beta_ms: Number | None = Field(default=None, ge=0.0, le=SLO_MS_MAX)
-    latency_ms: list[Number] | None = None
+    latency_ms: list[Annotated[Number, Field(le=SLO_MS_MAX)]] | None = Field(default=None, max_length=BATCH_SIZE_LIMIT)
     jitter: Number = Field(default=0.0, ge=0.0, le=1.0)
     seed: int = 0
-    fail_every: int = Field(default=0, ge=0)
-    hang_every: int = Field(default=0, ge=0)
-    wrong_shape_every: int = Field(default=0, ge=0)
+    fail_every: int = Field(default=0, ge=0, le=FAULT_PERIOD_MAX)
+    hang_every: int = Field(default=0, ge=0, le=FAULT_PERIOD_MAX)
+    wrong_shape_every: int = Field(default=0, ge=0, le=FAULT_PERIOD_MAX)
 
     @model_validator(mode="after")
     def _one_profile(self) -> EmulatedDocument:
@@ -77,12 +99,14 @@ class EmulatedDocument(Document):
         if has_line == (self.latency_ms is not None):
             raise ValueError("give either alpha_ms and beta_ms (l(b) = alpha_ms * b + beta_ms) or the table latency_ms")
         if has_line and (self.alpha_ms is None or self.beta_ms is None or self.alpha_ms + self.beta_ms <= 0.0):
-            raise ValueError("alpha_ms and beta_ms must both be given, and not both be 0")
+            raise ValueError("alpha_ms and beta_ms must both be given, and not both be 0; add the other")
         if self.latency_ms is not None:
             before = 0.0
             for value in self.latency_ms:
                 if value <= 0.0 or value < before:
-                    raise ValueError("latency_ms must be positive and must not fall from one batch size to the next")
+                    raise ValueError(
+                        "latency_ms must be positive and must not fall from one batch size to the next; mend the table"
+                    )
                 before = value
         return self
 
@@ -90,21 +114,51 @@ class EmulatedDocument(Document):
 class ModelDocument(Document):
     """A whole model.toml."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
-    version: str = Field(default="1", pattern=rf"^[1-9][0-9]{{0,{VERSION_CHARS_MAX - 1}}}$")
+    name: str
+    version: str = "1"
     slo_ms: Number = Field(ge=SLO_MS_MIN, le=SLO_MS_MAX)
     max_batch_size: int = Field(ge=1, le=BATCH_SIZE_LIMIT)
-    format: Literal["python", "torch_export", "torchscript", "emulated"]
-    entry: str = ""
-    devices: list[Literal["cpu", "cuda", "emulated"]] | None = Field(default=None, min_length=1, max_length=3)
+    format: Format
+    entry: str = Field(default="", max_length=ENTRY_CHARS_MAX)
+    devices: list[DeviceKind] = Field(default=[], min_length=1, max_length=len(get_args(DeviceKind)))
     warmup_count: int = Field(default=3, ge=0, le=1000)
     priority_default: int = Field(default=4, ge=1, le=8)
     queue_count_max: int = Field(default=4096, ge=1, le=1 << 20)
     run_timeout_ms: Number = Field(default=10_000.0, ge=1.0, le=3_600_000.0)
     inputs: list[TensorDocument] = Field(min_length=1, max_length=TENSOR_COUNT_MAX)
     outputs: list[TensorDocument] = Field(min_length=1, max_length=TENSOR_COUNT_MAX)
-    parameters: dict[str, str | int | float | bool] = Field(default_factory=dict, max_length=256)
+    parameters: dict[str, Annotated[Scalar, PlainValidator(_scalar)]] = Field(
+        default_factory=dict, max_length=PARAMETER_COUNT_MAX
+    )
     emulated: EmulatedDocument | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _fits_a_path(cls, value: str) -> str:
+        if not _NAME.fullmatch(value):
+            raise ValueError(
+                "it must be 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit; rename the model"
+            )
+        if value in NAMES_TAKEN:
+            raise ValueError(f"/v2/models/{value} is a path of the inference protocol; rename the model")
+        return value
+
+    @field_validator("version")
+    @classmethod
+    def _counts_up(cls, value: str) -> str:
+        if not _VERSION.fullmatch(value):
+            raise ValueError(
+                f"it must be a positive whole number of at most {VERSION_CHARS_MAX} digits, in quotes; "
+                'write for example "1"'
+            )
+        return value
+
+    @field_validator("devices")
+    @classmethod
+    def _once(cls, value: list[DeviceKind]) -> list[DeviceKind]:
+        if len(set(value)) < len(value):
+            raise ValueError("a kind of device stands twice; name each once")
+        return value
 
     @field_validator("inputs", "outputs")
     @classmethod
@@ -112,35 +166,62 @@ class ModelDocument(Document):
         names = [tensor.name for tensor in tensors]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"name {name!r} stands twice; tensor names must differ")
+                raise ValueError(f"name {name!r} stands twice: tensor names must differ; rename one")
         return tensors
 
-    @model_validator(mode="after")
-    def _fits_format(self) -> ModelDocument:
-        if (self.format == "emulated") != (self.emulated is not None):
-            raise ValueError('an [emulated] table is needed with format = "emulated", and allowed with no other')
-        if self.format == "emulated":
-            if self.entry:
-                raise ValueError(f"key 'entry' is {self.entry!r}: an emulated model has no code; leave it out")
-            if self.devices not in (None, ["emulated"]):
-                raise ValueError(
-                    f"key 'devices' is {self.devices!r}: an emulated model runs on \"emulated\" devices only"
-                )
-            table = self.emulated.latency_ms if self.emulated else None
-            if table is not None and len(table) != self.max_batch_size:
-                raise ValueError(
-                    f"key 'emulated.latency_ms' has {len(table)} entries: it needs max_batch_size = {self.max_batch_size}"
-                )
-            return self
-        if self.devices is not None and "emulated" in self.devices:
-            raise ValueError(f"key 'devices' is {self.devices!r}: only format = \"emulated\" runs on emulated devices")
-        pattern, wanted = _FILE, "the model's file in the folder, such as 'model.pt2'"
-        if self.format == "python":
-            is_file = ".py:" in self.entry
-            pattern, wanted = (_FILE_ENTRY if is_file else _PACKAGE_ENTRY), "'file.py:Class' or 'package.module:Class'"
-        if not pattern.fullmatch(self.entry) or ".." in self.entry:
-            raise ValueError(f"key 'entry' is {self.entry!r}: format {self.format!r} needs {wanted}, inside the folder")
-        return self
+    @classmethod
+    def cross_faults(cls, raw: Mapping[str, Any]) -> list[str]:
+        """Return what does not go together with `format`: the entry, the devices, the [emulated] table."""
+        form = raw.get("format")
+        if form == "emulated":
+            return _emulated_faults(raw)
+        if form not in get_args(Format):
+            return []
+        faults = []
+        if "emulated" in raw:
+            faults.append(
+                f'table [emulated] is not allowed with format = "{form}"; leave it out, or set format = "emulated"'
+            )
+        devices = raw.get("devices")
+        if isinstance(devices, list) and "emulated" in devices:
+            faults.append(
+                f"key 'devices' is {shown(devices)}: only format = \"emulated\" runs on emulated devices; "
+                'leave "emulated" out'
+            )
+        return faults + _entry_faults(str(form), raw.get("entry", ""))
+
+
+def _emulated_faults(raw: Mapping[str, Any]) -> list[str]:
+    faults = []
+    if "emulated" not in raw:
+        faults.append('table [emulated] is missing: format = "emulated" needs it; add it with alpha_ms and beta_ms')
+    if raw.get("entry", "") != "":
+        faults.append(f"key 'entry' is {shown(raw['entry'])}: an emulated model has no code; leave it out")
+    if raw.get("devices", ["emulated"]) != ["emulated"]:
+        faults.append(
+            f"key 'devices' is {shown(raw['devices'])}: an emulated model runs on emulated devices only; "
+            'write ["emulated"] or leave it out'
+        )
+    emulated, size_max = raw.get("emulated"), raw.get("max_batch_size")
+    table = emulated.get("latency_ms") if isinstance(emulated, dict) else None
+    if isinstance(table, list) and type(size_max) is int and len(table) != size_max:
+        faults.append(
+            f"key 'emulated.latency_ms' has {len(table)} entries: it must have max_batch_size = {size_max}, one for "
+            "each batch size from 1; change one of them"
+        )
+    return faults
+
+
+def _entry_faults(form: str, entry: Any) -> list[str]:
+    if not isinstance(entry, str) or len(entry) > ENTRY_CHARS_MAX:
+        return []  # said already
+    pattern, wanted = _FILE, "a file in the model's folder, such as 'model.pt2'"
+    if form == "python":
+        pattern = _FILE_ENTRY if ".py:" in entry else _PACKAGE_ENTRY
+        wanted = "'file.py:Class', the file in the model's folder, or 'package.module:Class'"
+    if pattern.fullmatch(entry) and ".." not in entry:
+        return []
+    return [f"key 'entry' is {shown(entry)}: format = \"{form}\" needs {wanted}"]
 
 
 def parse_model_config(text: str, file: str) -> ModelConfig:
@@ -156,7 +237,7 @@ def parse_model_config(text: str, file: str) -> ModelConfig:
         outputs=_specs(document.outputs),
         format=document.format,
         entry=document.entry,
-        device_kinds=tuple(document.devices or (["emulated"] if emulated else ["cpu", "cuda"])),
+        device_kinds=tuple(document.devices) or (("emulated",) if emulated else ("cpu", "cuda")),
         warmup_count=document.warmup_count,
         priority_default=document.priority_default,
         queue_count_max=document.queue_count_max,

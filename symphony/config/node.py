@@ -10,11 +10,12 @@ from symphony.config.devices import DeviceSpec
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """Settings of one node. Units are in the names; docs/configuration.md explains each.
+    """Settings of one node; units are in the names, limits in node_document.py.
 
-    `cpu_thread_count` 0 shares out all cores but one. `control_us`: from a decision to the earliest start of its batch. `lead_us`: how
-    long before a GPU is predicted free its next batch is decided. `window_us`: least width of a schedulable window (timers are late). `reply_margin_ms`: least time kept free between a batch's
-    end and its deadlines. `timeout_delay_ms` and `timeout_batch_size` (0: the model's largest) serve the policy "timeout".
+    `cpu_thread_count` 0 shares out all cores but one. `control_us`: from a decision to the earliest start of its batch.
+    `lead_us`: how long before a GPU is predicted free its next batch is decided. `window_us`: least width of a
+    schedulable window (timers are late). `reply_margin_ms`: least time kept free between a batch's end and its
+    deadlines. `timeout_delay_ms` and `timeout_batch_size` (0: the model's largest) serve the policy "timeout".
     """
 
     host: str = "127.0.0.1"

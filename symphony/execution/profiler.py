@@ -1,34 +1,32 @@
-"""Measure a latency profile and keep it beside the model.
+"""Measure a latency profile.
 
-Sizes are interleaved (1, 2, 4, ..., 1, 2, 4, ...) so that a drift of clocks or of a neighbour's load touches all of them
-alike. All sizes are measured while that is cheap; else powers of two and the points between them, the model's largest
-always among them.
+Every round runs each batch size once, upwards and then downwards, so that a drift of clocks or of a neighbour's load
+touches all sizes alike. First come powers of two and the points half-way between them, 1 and the largest always among
+them; then, if the budget bears it, all sizes, else those where a straight line between the first would mislead.
 """
 
 from __future__ import annotations
 
 import datetime
-import hashlib
-import logging
 import math
-import os
-import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 
 from symphony.config import ModelConfig
-from symphony.errors import ConfigError
+from symphony.execution.batch_sizes import GapSearch, batch_sizes_to_measure
+from symphony.execution.profile_store import ProfileStore, fingerprint
 from symphony.profiles import LatencyProfile
 
-_log = logging.getLogger(__name__)
+__all__ = ["ProfileStore", "batch_sizes_to_measure", "fingerprint", "measure_profile", "quantile"]
 
-ALL_SIZES_MAX = 16
-"""Up to this max_batch_size every size is measured."""
+CHEAP_SIZES_MAX = 256
+"""Up to this max_batch_size every size is measured if the budget bears `CHEAP_SAMPLE_COUNT` samples of each."""
+CHEAP_SAMPLE_COUNT = 20
 SAMPLE_COUNT_MIN, SAMPLE_COUNT_MAX = 5, 200
-PROFILE_BYTES_MAX = 4 << 20
-DIGEST_BYTES_MAX = 64 << 20
-"""Larger files count into the fingerprint by size and modification time only."""
-PROFILE_FOLDER = "profiles"
+SIZE_COUNT_MAX = 64
+"""So many sizes are measured at most where not all are."""
+FINER_BUDGET_SHARE = 0.5
+"""Finer sizes are added only while this share of the budget is not spent."""
 
 
 def measure_profile(
@@ -44,30 +42,21 @@ def measure_profile(
 ) -> LatencyProfile:
     """Return l(b) measured by `run(b)`, which runs one whole batch of b (already warm), within about `budget_s`.
 
-    `on_progress` hears the share of the work done, from 0 to 1. At least `SAMPLE_COUNT_MIN` rounds are made even if they
-    take longer than the budget.
+    `on_progress` hears the share of the work done, from 0 to 1, never falling. At least `SAMPLE_COUNT_MIN` rounds of
+    the first sizes are made even if they take longer than the budget. What `run` raises is passed on.
     """
-    sizes = batch_sizes_to_measure(config.batch_size_max)
-    samples: dict[int, list[int]] = {size: [] for size in sizes}
-    began_ns = clock_ns()
-    for round_number in range(SAMPLE_COUNT_MAX):
-        for size in sizes:
-            start_ns = clock_ns()
-            run(size)
-            samples[size].append(max(1, clock_ns() - start_ns))
-        spent_s = (clock_ns() - began_ns) / 1e9
-        done = max(
-            (round_number + 1) / SAMPLE_COUNT_MAX, min(spent_s / budget_s, (round_number + 1) / SAMPLE_COUNT_MIN)
-        )
-        on_progress(min(1.0, done))
-        if spent_s >= budget_s and round_number + 1 >= SAMPLE_COUNT_MIN:
-            break
-    on_progress(1.0)
+    rounds = _Rounds(run, clock_ns, budget_s, on_progress)
+    rounds.add(batch_sizes_to_measure(config.batch_size_max))
+    while finer := rounds.finer_sizes(config.batch_size_max):
+        rounds.add(finer)
+    rounds.run_until_spent()
+    sizes = sorted(rounds.samples)
+    ordered = [rounds.samples[size] for size in sizes]
     return LatencyProfile(
         batch_sizes=tuple(sizes),
-        median_ns=tuple(quantile(samples[size], 0.5) for size in sizes),
-        p99_ns=tuple(quantile(samples[size], 0.99) for size in sizes),
-        sample_counts=tuple(len(samples[size]) for size in sizes),
+        median_ns=tuple(quantile(samples, 0.5) for samples in ordered),
+        p99_ns=tuple(quantile(samples, 0.99) for samples in ordered),
+        sample_counts=tuple(len(samples) for samples in ordered),
         model=config.name,
         version=config.version,
         device=device,
@@ -77,81 +66,87 @@ def measure_profile(
     )
 
 
-def batch_sizes_to_measure(batch_size_max: int) -> list[int]:
-    """Return the sizes to measure, from 1 to `batch_size_max`: all, or powers of two and points between them."""
-    if batch_size_max <= ALL_SIZES_MAX:
-        return list(range(1, batch_size_max + 1))
-    sizes = {1, batch_size_max}
-    power = 1
-    while power < batch_size_max:
-        sizes |= {power, power + power // 2}
-        power *= 2
-    return sorted(size for size in sizes if 1 <= size <= batch_size_max)
-
-
 def quantile(samples: Sequence[int], share: float) -> int:
     """Return the sample at or just above the quantile: an actual measurement, the largest for few samples."""
     ordered = sorted(samples)
     return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]
 
 
-def fingerprint(config: ModelConfig, folder: Path) -> str:
-    """Return a digest of what the latencies depend on: the configuration and the folder's files, profiles left out."""
-    digest = hashlib.sha256()
-    digest.update(repr((config.format, config.entry, config.inputs, config.outputs, config.batch_size_max)).encode())
-    digest.update(repr(sorted(config.parameters.items())).encode())
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        relative = file.relative_to(folder)
-        if relative.parts[0] == PROFILE_FOLDER or "__pycache__" in relative.parts or relative.name == "model.toml":
-            continue
-        status = file.stat()
-        digest.update(f"{relative}:{status.st_size}:".encode())
-        if status.st_size <= DIGEST_BYTES_MAX:
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-        else:
-            digest.update(str(status.st_mtime_ns).encode())
-    return digest.hexdigest()[:32]
+class _Rounds:
+    """Run batches of every size in rounds and keep how long each took."""
 
+    def __init__(
+        self,
+        run: Callable[[int], object],
+        clock_ns: Callable[[], int],
+        budget_s: float,
+        on_progress: Callable[[float], None],
+    ) -> None:
+        self.samples: dict[int, list[int]] = {}
+        self._gaps = GapSearch()
+        self._run = run
+        self._clock_ns = clock_ns
+        self._budget_ns = budget_s * 1e9
+        self._on_progress = on_progress
+        self._began_ns = clock_ns()
+        self._progress = 0.0
+        self._least_count = 0
+        """Samples taken of the least number, `SAMPLE_COUNT_MIN` of each size."""
+        self._full_count = 0
+        """Samples taken of the largest number, `SAMPLE_COUNT_MAX` of each size."""
+        self._is_upwards = True
 
-class ProfileStore:
-    """The saved profiles of one model: `profiles/<device>.json` in its folder, or in the user's cache if that is read-only."""
+    def add(self, sizes: Sequence[int]) -> None:
+        """Take up new sizes and run the least number of rounds over them."""
+        self.samples |= {size: [] for size in sizes}
+        for _ in range(SAMPLE_COUNT_MIN):
+            self._round(sizes)
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self._places = [folder / PROFILE_FOLDER, cache / "symphony" / PROFILE_FOLDER / key]
+    def run_until_spent(self) -> None:
+        """Run rounds over all sizes until the budget is spent or every size has `SAMPLE_COUNT_MAX` samples."""
+        sizes = sorted(self.samples)
+        while self._spent_ns() < self._budget_ns and self._sample_count() < SAMPLE_COUNT_MAX:
+            self._round(sizes)
+        self._report(1.0)
 
-    def load(self, device: str, torch_version: str, mark: str) -> LatencyProfile | None:
-        """Return the saved profile for this device, torch and fingerprint; None if there is none, or an unreadable one."""
-        for place in self._places:
-            file = place / _file_name(device)
-            try:
-                if not file.is_file() or file.stat().st_size > PROFILE_BYTES_MAX:
-                    continue
-                profile = LatencyProfile.from_json(file.read_text(encoding="utf-8"), str(file))
-            except (OSError, UnicodeDecodeError, ConfigError) as error:
-                _log.warning("saved profile ignored: %s", error)
-                continue
-            if profile.matches(device, torch_version, mark):
-                return profile
-        return None
+    def finer_sizes(self, batch_size_max: int) -> list[int]:
+        """Return the sizes worth adding now, none when the shape is known or the budget does not bear more."""
+        sizes = sorted(self.samples)
+        left_ns = self._budget_ns * FINER_BUDGET_SHARE - self._spent_ns()
+        medians = {size: quantile(self.samples[size], 0.5) for size in sizes}
+        missing = [size for size in range(1, batch_size_max + 1) if size not in medians]
+        if batch_size_max <= CHEAP_SIZES_MAX and self._cost_ns(medians, missing, CHEAP_SAMPLE_COUNT) <= left_ns:
+            return missing
+        # Noise only ever adds, so with few samples the smallest shows the shape best.
+        shape = {size: min(self.samples[size]) for size in sizes}
+        finer = sorted(self._gaps.next_sizes(shape, SIZE_COUNT_MAX - len(sizes)))
+        return finer if self._cost_ns(medians, finer, SAMPLE_COUNT_MIN) <= left_ns else []
 
-    def save(self, profile: LatencyProfile) -> Path | None:
-        """Write the profile in one step; return where, or None (and say so in the log) if no place is writable."""
-        for place in self._places:
-            file = place / _file_name(profile.device)
-            try:
-                place.mkdir(parents=True, exist_ok=True)
-                draft = file.with_suffix(f".{os.getpid()}.tmp")
-                draft.write_text(profile.to_json(), encoding="utf-8")
-                draft.replace(file)
-            except OSError as error:
-                _log.warning("profile not saved in %s: %s", place, error.strerror or error)
-                continue
-            return file
-        return None
+    def _round(self, sizes: Sequence[int]) -> None:
+        for size in sizes if self._is_upwards else reversed(sizes):
+            start_ns = self._clock_ns()
+            self._run(size)
+            self.samples[size].append(max(1, self._clock_ns() - start_ns))
+            count = len(self.samples[size])
+            self._least_count += count <= SAMPLE_COUNT_MIN
+            self._full_count += count <= SAMPLE_COUNT_MAX
+            by_least = self._least_count / (SAMPLE_COUNT_MIN * len(self.samples))
+            by_full = self._full_count / (SAMPLE_COUNT_MAX * len(self.samples))
+            self._report(max(by_full, min(by_least, self._spent_ns() / self._budget_ns)))
+        self._is_upwards = not self._is_upwards
 
+    def _report(self, share: float) -> None:
+        self._progress = max(self._progress, min(1.0, share))
+        self._on_progress(self._progress)
 
-def _file_name(device: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".json"
+    def _sample_count(self) -> int:
+        return min(len(samples) for samples in self.samples.values())
+
+    def _spent_ns(self) -> int:
+        return self._clock_ns() - self._began_ns
+
+    @staticmethod
+    def _cost_ns(medians: Mapping[int, int], sizes: Sequence[int], count: int) -> int:
+        """Return about how long `count` samples of each of `sizes` take: each as long as the next larger known one."""
+        known = sorted(medians)
+        return count * sum(medians[known[bisect_left(known, size)]] for size in sizes)

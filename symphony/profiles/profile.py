@@ -6,9 +6,11 @@ import json
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from symphony.errors import ConfigError
+from symphony.units import ms_to_ns
 
 FORMAT_VERSION = 1
 BATCH_SIZE_LIMIT = 4096
@@ -35,7 +37,7 @@ class LatencyProfile:
 
     def __post_init__(self) -> None:
         sizes = self.batch_sizes
-        if not sizes or sizes[0] != 1 or any(b <= a for a, b in zip(sizes, sizes[1:], strict=False)):
+        if not sizes or sizes[0] != 1 or any(b <= a for a, b in pairwise(sizes)):
             raise ConfigError(f"profile of {self.model}: batch sizes {list(sizes)} must start at 1 and grow")
         if not len(sizes) == len(self.median_ns) == len(self.p99_ns) == len(self.sample_counts):
             raise ConfigError(f"profile of {self.model}: its columns differ in length; measure it again")
@@ -54,6 +56,14 @@ class LatencyProfile:
             tuple(range(1, count + 1)), table, table, (1,) * count, model, version, "declared", "", "", "declared"
         )
 
+    @classmethod
+    def linear(
+        cls, alpha_ms: float, beta_ms: float, batch_size_max: int, model: str = "", version: str = "1"
+    ) -> LatencyProfile:
+        """Return the exact profile l(b) = alpha b + beta for b in 1..`batch_size_max`, as declared and not measured."""
+        table = [ms_to_ns(alpha_ms * size + beta_ms) for size in range(1, batch_size_max + 1)]
+        return cls.from_table(table, model, version)
+
     def table_ns(self, batch_size_max: int) -> tuple[int, ...]:
         """Return l(1..batch_size_max): the medians, made monotone, straight lines between measured sizes.
 
@@ -61,8 +71,8 @@ class LatencyProfile:
         """
         if batch_size_max > self.batch_sizes[-1]:
             raise ConfigError(
-                f"profile of {self.model} ends at batch size {self.batch_sizes[-1]}, max_batch_size is {batch_size_max}; "
-                "measure it again"
+                f"profile of {self.model} ends at batch size {self.batch_sizes[-1]}, max_batch_size is "
+                f"{batch_size_max}; measure it again"
             )
         return _interpolate(self.batch_sizes, _monotone(self.median_ns), batch_size_max)
 
@@ -71,14 +81,15 @@ class LatencyProfile:
         return max(p99 - median for median, p99 in zip(_monotone(self.median_ns), _monotone(self.p99_ns), strict=True))
 
     def fit(self) -> tuple[float, float]:
-        """Return (alpha_ns, beta_ns) of the least-squares line through the medians; alpha is l(1), beta 0 for one size."""
+        """Return (alpha_ns, beta_ns) of the least-squares line through the medians; of one size: (l(1), 0)."""
         count = len(self.batch_sizes)
         if count == 1:
             return float(self.median_ns[0]), 0.0
         mean_b = sum(self.batch_sizes) / count
         mean_l = sum(self.median_ns) / count
-        spread = sum((b - mean_b) ** 2 for b in self.batch_sizes)
-        alpha = sum((b - mean_b) * (l - mean_l) for b, l in zip(self.batch_sizes, self.median_ns, strict=True)) / spread
+        spread = sum((size - mean_b) ** 2 for size in self.batch_sizes)
+        points = zip(self.batch_sizes, self.median_ns, strict=True)
+        alpha = sum((size - mean_b) * (median - mean_l) for size, median in points) / spread
         return alpha, mean_l - alpha * mean_b
 
     def matches(self, device: str, torch_version: str, fingerprint: str) -> bool:

@@ -13,7 +13,7 @@ def staggered_bound(table_ns: Sequence[int], slo_ns: int, gpu_count: float) -> t
     """
     best = 0
     for size, duration_ns in enumerate(table_ns, 1):
-        if duration_ns * (1.0 + 1.0 / gpu_count) <= slo_ns:
+        if duration_ns * (gpu_count + 1) <= slo_ns * gpu_count:  # without division: exact for whole numbers
             best = size
     if best == 0:
         return 0, 0.0

@@ -81,6 +81,7 @@ class Node:
         self._retirements: set[asyncio.Task[None]] = set()
         self._is_draining = False
         self._is_started = False
+        self._is_stopped = False
         self._thread = threading.Thread(target=self._run_loop, name="schedule", daemon=True)
         self._watch: asyncio.Task[None] | None = None
 
@@ -98,7 +99,7 @@ class Node:
             self._workers.append(self._make_worker(gpu, device))
             self.loop.gpu_joined(gpu, self._kinds[profile_key(device)])
         self._watch = asyncio.create_task(self._watch_workers())
-        for found in self._repository.scan():
+        for found in await asyncio.to_thread(self._repository.scan):
             if isinstance(found[1], ConfigError):
                 _log.error("%s", found[1])
                 continue
@@ -114,7 +115,8 @@ class Node:
         return len(self._table) == 0
 
     async def stop(self) -> None:
-        """End the threads; requests still inside fail as `draining`."""
+        """End the threads; requests still inside fail, and say that the node stopped."""
+        self._is_stopped = True
         if self._watch is not None:
             self._watch.cancel()
         self._loader.shutdown(wait=False, cancel_futures=True)
@@ -193,11 +195,10 @@ class Node:
 
     async def load(self, name: str) -> None:
         """Load (again) every version of `name` in the repository; the old one serves until the new one is ready."""
-        found = [
-            item for item in self._repository.scan() if item[0].name == name and not isinstance(item[1], ConfigError)
-        ]
+        scanned = await asyncio.to_thread(self._repository.scan)
+        found = [item for item in scanned if not isinstance(item[1], ConfigError) and item[0].name == name]
         if not found:
-            faults = [str(item[1]) for item in self._repository.scan() if isinstance(item[1], ConfigError)]
+            faults = [str(item[1]) for item in scanned if isinstance(item[1], ConfigError)]
             hint = f" (faulty: {'; '.join(faults)})" if faults else ""
             raise SymphonyError(
                 Reason.UNKNOWN_MODEL,
@@ -361,6 +362,9 @@ class Node:
         self._asyncio.call_soon_threadsafe(self._answer, batch)
 
     def _answer(self, batch: Batch) -> None:
+        if self._is_stopped:
+            # Its requests were answered when the node stopped.
+            return
         requests, plan = batch.requests, batch.plan
         entry = self._by_index[plan.model]
         now_ns = time.monotonic_ns()
@@ -420,12 +424,16 @@ class Node:
 
     async def _watch_workers(self) -> None:
         """Replace workers whose batch runs past its model's limit."""
-        while True:
-            await asyncio.sleep(WATCH_EVERY_S)
-            now_ns = time.monotonic_ns()
-            for worker in list(self._workers):
-                if worker.overdue(now_ns):
-                    await self._replace(worker)
+        try:
+            while True:
+                await asyncio.sleep(WATCH_EVERY_S)
+                now_ns = time.monotonic_ns()
+                for worker in list(self._workers):
+                    if worker.overdue(now_ns):
+                        await self._replace(worker)
+        except Exception as error:
+            # Without the watch a hanging batch would hold its device for ever.
+            self._on_fatal(error)
 
     async def _replace(self, worker: Worker) -> None:
         """Fail the batch that hangs, give its device a new worker, schedule anew what had not started."""
@@ -442,23 +450,41 @@ class Node:
         for position, (plan, requests) in enumerate(unfinished):
             self.loop.batch_finished(plan.plan_id, gpu, now_ns)
             entry = self._by_index[plan.model]
-            if position == 0:
-                entry.stats.batch_failed()
-                limit_ms = entry.config.run_timeout_ms
-                self._fail(entry, requests, f"it ran longer than run_timeout_ms = {limit_ms:g} ms on {device.name}")
-                _log.error('model "%s" hung on %s; the device has a new worker', entry.config.name, device.name)
-                self._note_hang(entry)
-            else:
-                for request in requests:
-                    self.loop.request_arrived(request.id, request.model, request.deadline_ns, request.priority)
-        for index, loaded in worker.models.items():
-            entry = self._by_index.get(index)
-            if entry is None or entry.state != "READY":
+            if position > 0:
+                self._schedule_again(entry, requests)
                 continue
-            fresh = await self._asyncio.run_in_executor(self._loader, device.load, loaded.config, entry.folder)
-            successor.place(index, fresh)
+            entry.stats.batch_failed()
+            limit_ms = entry.config.run_timeout_ms
+            self._fail(entry, requests, f"it ran longer than run_timeout_ms = {limit_ms:g} ms on {device.name}")
+            _log.error('model "%s" hung on %s; the device has a new worker', entry.config.name, device.name)
+            self._note_hang(entry)
+        for index in worker.models:
+            await self._place_again(index, successor)
         self.stats.gpus[gpu].is_quarantined = False
         self.loop.gpu_restored(gpu)
+
+    def _schedule_again(self, entry: ModelEntry, requests: Sequence[PendingRequest]) -> None:
+        """Give back to the scheduler what was handed to a worker and never began."""
+        for request in requests:
+            if request.on_done is _forget:
+                self._table.release(request.id)
+                entry.held_count -= 1
+            else:
+                self.loop.request_arrived(request.id, request.model, request.deadline_ns, request.priority)
+
+    async def _place_again(self, index: int, worker: Worker) -> None:
+        """Load a model that was resident on a device onto the device's new worker."""
+        entry = self._by_index.get(index)
+        if entry is None or entry.state != "READY":
+            return
+        try:
+            fresh = await self._asyncio.run_in_executor(self._loader, worker.device.load, entry.config, entry.folder)
+        except Exception as error:
+            _log.error('model "%s" cannot be loaded on %s again: %s', entry.config.name, worker.device.name, error)
+            self.loop.model_evicted(index, worker.gpu)
+            return
+        if self._by_index.get(index) is entry:
+            worker.place(index, fresh)
 
     def _note_hang(self, entry: ModelEntry) -> None:
         entry.hang_count += 1

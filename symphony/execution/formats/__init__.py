@@ -1,25 +1,41 @@
 """Load models by their format into one shape: a callable from a batch of tensors to a batch of tensors.
 
-The batch maps input names to tensors [batch, ...] on the device (BYTES: numpy object arrays [batch, ...]); the result maps
-output names to tensors. Callers run it under `torch.inference_mode`.
+The batch maps input names to tensors [batch, ...] on the device (BYTES: numpy object arrays [batch, ...]); the result
+maps output names to tensors. Callers run it under `torch.inference_mode`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from symphony.config import ModelConfig
 from symphony.execution.formats.exported import load_exported, load_scripted
 from symphony.execution.formats.python import load_python
 from symphony.execution.formats.trouble import ModelLoadError
 
-__all__ = ["ModelLoadError", "Predict", "load_callable"]
+__all__ = ["ModelLoadError", "Predict", "Sample", "load_callable"]
 
-Predict = Callable[[dict[str, Any]], Mapping[str, Any]]
+Sample = Callable[[np.random.Generator], Mapping[str, Any]]
 
-_LOADERS = {"python": load_python, "torch_export": load_exported, "torchscript": load_scripted}
+
+class Predict(Protocol):
+    """A loaded model: call it with a batch. `sample(rng)` makes one request's inputs, where the model offers that."""
+
+    @property
+    def sample(self) -> Sample | None: ...
+
+    def __call__(self, batch: dict[str, Any]) -> Mapping[str, Any]: ...
+
+
+_LOADERS: dict[str, Callable[[ModelConfig, Path, str], Predict]] = {
+    "python": load_python,
+    "torch_export": load_exported,
+    "torchscript": load_scripted,
+}
 
 
 def load_callable(config: ModelConfig, folder: Path, torch_device: str) -> Predict:

@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,14 +37,16 @@ def load_python(config: ModelConfig, folder: Path, torch_device: str) -> PythonM
             load(folder, torch.device(torch_device), dict(config.parameters))
     except ModelLoadError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script's sys.exit must not end the node
         raise ModelLoadError(
-            f'model "{config.name}": {config.entry} failed to load on {torch_device}: {type(error).__name__}: {error}'
+            f'model "{config.name}": {config.entry} in {folder} failed to load on {torch_device}: '
+            f"{type(error).__name__}: {error}; mend the model's code or what it reads"
         ) from error
     predict = getattr(made, "predict", made)
     if not callable(predict) or inspect.iscoroutinefunction(predict):
         raise ModelLoadError(
-            f'model "{config.name}": {config.entry} gave {type(made).__name__} without a plain predict(batch) method; add one'
+            f'model "{config.name}": {config.entry} in {folder} gave {type(made).__name__} without a plain '
+            "predict(batch) method; add one"
         )
     if isinstance(made, torch.nn.Module):
         made.eval()
@@ -64,14 +68,37 @@ class PythonModel:
 
 
 def _module_of_file(config: ModelConfig, folder: Path, name: str) -> ModuleType:
-    """Import the file under a name of its own, so that two models' `model.py` do not collide; a reload reads it anew."""
+    """Import the file as a package of its own, anew at each call.
+
+    So two models' `model.py` do not collide, and a file beside it is `from .other import ...`, which collides no more.
+    """
     file = file_in(folder, name, config.name)
-    module_name = f"symphony_model_{config.name}_{config.version}_{file.stem}".replace("-", "_").replace(".", "_")
-    spec = importlib.util.spec_from_file_location(module_name, file)
+    module_name = _module_name(config, file)
+    spec = importlib.util.spec_from_file_location(module_name, file, submodule_search_locations=[str(file.parent)])
     if spec is None or spec.loader is None:
         raise ModelLoadError(f'model "{config.name}": {file} cannot be imported; it must be a Python file')
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses and pickling inside the module look it up there.
+    before = _take_modules(module_name)
+    importlib.invalidate_caches()
+    # Dataclasses, pickling and relative imports inside the module look it up there.
     sys.modules[module_name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        # The version that still serves keeps its modules.
+        _take_modules(module_name)
+        sys.modules.update(before)
+        raise
     return module
+
+
+def _module_name(config: ModelConfig, file: Path) -> str:
+    """Return a name that no other file has; the readable part is for tracebacks only."""
+    key = hashlib.sha256(f"{config.name}\n{config.version}\n{file.resolve()}".encode()).hexdigest()[:16]
+    return f"symphony_model_{re.sub('[^A-Za-z0-9]', '_', config.name)}_{config.version}_{key}"
+
+
+def _take_modules(name: str) -> dict[str, ModuleType]:
+    """Remove the module and those inside it from the imported ones, and return them."""
+    found = [known for known in sys.modules if known == name or known.startswith(f"{name}.")]
+    return {known: sys.modules.pop(known) for known in found}
