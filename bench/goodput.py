@@ -2,10 +2,11 @@
 
     python bench/goodput.py [--case R1 --case H4 ...] [--duration-s 10] [--seed 1] [--smoke]
 
-Each case starts `symphony serve` on loopback with emulated GPUs, searches the goodput (largest rate with at least 99 % good, latency
-counted from the intended send instant) with `symphony bench` in a process of its own, then runs 0.7 of it (nothing may
-be late) and twice it (how much of the goodput stays good, and how soon the rest is refused). Prints the table beside the
-staggered bound, and writes JSON into bench/results/. Node and load generator share the machine's cores.
+Each case starts `symphony serve` on loopback with emulated GPUs, searches the goodput (largest rate with at least 99 %
+good, latency counted from the intended send instant) with `symphony bench` in a process of its own, then runs 0.7 of it
+(nothing may be late) and twice it (how much of the goodput stays good, and how soon the rest is refused). Prints the
+table beside the staggered bound, and writes JSON into bench/results/. Node and load generator share the machine's
+cores.
 """
 
 from __future__ import annotations
@@ -193,7 +194,8 @@ def main() -> int:
         rows.append(measure(name, CASES[name], options.duration_s, options.seed))
         row = rows[-1]
         print(
-            f"{name}: goodput {row['goodput']:.0f}/s (target {row['target']}, bound {row['bound']:.0f}, {row['best_other']}); "
+            f"{name}: goodput {row['goodput']:.0f}/s (target {row['target']}, bound {row['bound']:.0f}, "
+            f"{row['best_other']}); "
             f"late at 0.7: {row['late_at_0.7']}; good at 2x: {row['good_rate_at_2x'] / row['goodput']:.2f} of it, "
             f"the rest refused after {row['refused_ms_at_2x']['p99']:.0f} ms (p99); "
             f"memory {row['memory_mib_at_2x'][0]} -> {row['memory_mib_at_2x'][1]} MiB",

@@ -2,11 +2,11 @@
 
     python bench/loop_lateness.py [--duration-s 8] [--rate 2000] [--smoke]
 
-One process as in a node: the compiled scheduling thread, one worker thread per emulated GPU, and a main thread that never
-sleeps: it submits a seeded Poisson stream and otherwise spins in Python, so that it holds the GIL as much as any asyncio
-thread ever could. Lateness is the instant a decision was performed minus the instant it was due (`wakeup_ns`); a
-thread that needed the GIL would be 5 ms late by default. Prints a table and one JSON line; exits 1 when the median is above
-100 us or the 99th percentile above 500 us (not in smoke mode, which only shows that it runs).
+One process as in a node: the compiled scheduling thread, one worker thread per emulated GPU, and a main thread that
+never sleeps: it submits a seeded Poisson stream and otherwise spins in Python, so that it holds the GIL as much as any
+asyncio thread ever could. Lateness is the instant a decision was performed minus the instant it was due (`wakeup_ns`);
+a thread that needed the GIL would be 5 ms late by default. Prints a table and one JSON line; exits 1 when the median is
+above 100 us or the 99th percentile above 500 us (not in smoke mode, which only shows that it runs).
 """
 
 from __future__ import annotations

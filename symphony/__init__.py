@@ -1,7 +1,7 @@
 """Serve many DNN models under latency objectives with deferred batch scheduling.
 
-The clients are here: `symphony.Client`, `symphony.AsyncClient`, and the errors they raise. They are loaded when first used, so
-that `import symphony` costs nothing.
+The clients are here: `symphony.Client`, `symphony.AsyncClient`, and the errors they raise. They are loaded when first
+used, so that `import symphony` costs nothing.
 """
 
 from __future__ import annotations

@@ -64,9 +64,7 @@ class IndexedHeap {
   struct Node {
     std::int64_t key;
     std::uint32_t item;
-    bool operator<(const Node& other) const {
-      return key < other.key || (key == other.key && item < other.item);
-    }
+    bool operator<(const Node& other) const { return key < other.key || (key == other.key && item < other.item); }
   };
   static constexpr std::uint32_t kAbsent = 0xffffffffu;
 

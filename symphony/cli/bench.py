@@ -226,7 +226,7 @@ def find_targets(
     url: str, models: tuple[str, ...], form: str, slo_ms: float | None, timeout_ms: float | None, seed: int
 ) -> list[Target]:
     """Ask the server about each model and prepare its requests with random inputs."""
-    targets = []
+    targets: list[Target] = []
     with Client(url) as client:
         for text in models:
             name, _, weight = text.partition("=")
@@ -257,7 +257,7 @@ def slo_of(config: Any, name: str) -> float:
 
 
 def random_inputs(metadata: Any, rng: np.random.Generator) -> dict[str, Any]:
-    """Return one request's inputs for a model's metadata: normal floats, zeros and ones for integers, sentences for BYTES."""
+    """Return one request's inputs by a model's metadata: normal floats, integers 0 and 1, sentences for BYTES."""
     inputs: dict[str, Any] = {}
     for tensor in metadata["inputs"]:
         shape = tuple(1 if size == -1 else size for size in tensor["shape"])
@@ -316,7 +316,8 @@ def show(report: Report, bench: Bench, console: Console) -> None:
         )
     click.echo(
         f"good {report.good_share:.2%} = {report.offered_rate * report.good_share:.1f} requests/s; sender lag p50 "
-        f"{report.lag_ms['p50']:.2f} ms, p99 {report.lag_ms['p99']:.2f} ms; sender used {report.cpu_share:.0%} of a core"
+        f"{report.lag_ms['p50']:.2f} ms, p99 {report.lag_ms['p99']:.2f} ms; "
+        f"sender used {report.cpu_share:.0%} of a core"
     )
     if not report.is_valid:
         console.print(

@@ -60,11 +60,11 @@ class AsyncClient:
     ) -> InferResult:
         """Run one request (or, with a leading batch dimension, several that share a deadline) and return its outputs.
 
-        `inputs` maps names to arrays or what `np.asarray` takes; str and bytes become BYTES, and the uint16 arrays named
-        in `bf16_names` are raw BF16 bits. `timeout_ms` is the deadline from arrival at the node (default: the model's
-        SLO), `priority` 1 (highest) to 8, `outputs` the names wanted (default: all). Raises SymphonyError with the
-        node's reason and `retry_after_s`, TransportError (a ConnectionError) when the node cannot be reached or breaks
-        off, TimeoutError after the client's own `timeout_s`, ValueError or TypeError for what cannot be sent.
+        `inputs` maps names to arrays or what `np.asarray` takes; str and bytes become BYTES, and the uint16 arrays
+        named in `bf16_names` are raw BF16 bits. `timeout_ms` is the deadline from arrival at the node (default: the
+        model's SLO), `priority` 1 (highest) to 8, `outputs` the names wanted (default: all). Raises SymphonyError with
+        the node's reason and `retry_after_s`, TransportError (a ConnectionError) when the node cannot be reached or
+        breaks off, TimeoutError after the client's own `timeout_s`, ValueError or TypeError for what cannot be sent.
         """
         data = self._calls.infer(
             model, inputs, version, timeout_ms, priority, outputs, request_id, parameters, headers, bf16_names

@@ -74,7 +74,8 @@ class _Line:
         began = "after part of" if self.reader.has_begun else "before"
         why = f" ({broken.strerror or broken})" if broken is not None else ""
         raise TransportError(
-            f"the server at {address} closed the connection {began} its answer{why}; it may or may not have run the request"
+            f"the server at {address} closed the connection {began} its answer{why}; "
+            "it may or may not have run the request"
         )
 
     def close(self) -> None:
@@ -85,8 +86,8 @@ class _Line:
 class Client:
     """A client of one node for threads, as a context manager or with `close`. Any number of threads may share it.
 
-    It needs no event loop, and may be called where one runs (which then waits). Arguments, errors and what is sent again
-    are those of `AsyncClient`.
+    It needs no event loop, and may be called where one runs (which then waits). Arguments, errors and what is sent
+    again are those of `AsyncClient`.
     """
 
     def __init__(
@@ -251,7 +252,8 @@ class Client:
 
     def _timed_out(self) -> TimeoutError:
         return TimeoutError(
-            f"no answer from {self._calls.address} within {self._timeout_s:g} s (timeout_s); allow more, or check the server"
+            f"no answer from {self._calls.address} within {self._timeout_s:g} s (timeout_s); "
+            "allow more, or check the server"
         )
 
 

@@ -89,8 +89,8 @@ class Calls:
         """Return a whole infer request; raise ValueError or TypeError for arguments that cannot be sent."""
         if timeout_ms is not None and not 0 < timeout_ms <= TIMEOUT_MS_MAX:
             raise ValueError(
-                f"timeout_ms is {timeout_ms}: it must be above 0 and at most {TIMEOUT_MS_MAX:g}; leave it out to use the "
-                "model's SLO"
+                f"timeout_ms is {timeout_ms}: it must be above 0 and at most {TIMEOUT_MS_MAX:g}; "
+                "leave it out to use the model's SLO"
             )
         if priority is not None and not 1 <= priority <= PRIORITY_MAX:
             raise ValueError(f"priority is {priority}: it must be from 1 (highest) to {PRIORITY_MAX}")

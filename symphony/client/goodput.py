@@ -24,8 +24,8 @@ def find_goodput(
 ) -> tuple[float, list[Probe]]:
     """Return (goodput in requests per second, every probe made): 0 when nothing was held.
 
-    `probe(rate, seed)` runs one load. Doubles or halves from `start_rate` until the border is between two rates, bisects to
-    1 %, then steps down by 1 % until a rate holds with another seed too.
+    `probe(rate, seed)` runs one load. Doubles or halves from `start_rate` until the border is between two rates,
+    bisects to 1 %, then steps down by 1 % until a rate holds with another seed too.
     """
     made: list[Probe] = []
 

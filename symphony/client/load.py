@@ -1,7 +1,7 @@
 """Send a schedule to a server, open loop: each request at its intended instant, whatever became of the others.
 
-Latency counts from the intended instant, so a stall of the sender or of the server cannot hide (no coordinated omission).
-Callback style: no task and no future for a request; results go into arrays made beforehand.
+Latency counts from the intended instant, so a stall of the sender or of the server cannot hide (no coordinated
+omission). Callback style: no task and no future for a request; results go into arrays made beforehand.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ NO_ANSWER, ANSWERED, REFUSED, BROKEN = 0, 1, 2, 3
 class LoadResult:
     """What became of each request of a schedule, by its position in it.
 
-    `state`: NO_ANSWER, ANSWERED (200), REFUSED (an error answer) or BROKEN (its connection failed). `latency_ns`: from the
-    intended instant to the whole answer. `lag_ns`: from the intended instant to the write. `reasons`: the error's token, or
-    why the connection failed, of those not answered.
+    `state`: NO_ANSWER, ANSWERED (200), REFUSED (an error answer) or BROKEN (its connection failed). `latency_ns`: from
+    the intended instant to the whole answer. `lag_ns`: from the intended instant to the write. `reasons`: the error's
+    token, or why the connection failed, of those not answered.
     """
 
     state: np.ndarray[Any, np.dtype[np.int8]]
@@ -105,7 +105,7 @@ class LoadRun:
         return self._next - len(self._due)
 
     async def run(self, warm_connection_count: int) -> LoadResult:
-        """Open connections, send everything, wait for the answers (at most `grace_s` after the last); return what happened."""
+        """Open connections, send everything, await the answers (at most `grace_s` after the last); return all."""
         self._loop = asyncio.get_running_loop()
         self._is_over = asyncio.Event()
         for _ in range(min(warm_connection_count, self._pool.connection_count_max)):
@@ -228,12 +228,13 @@ def run_load(
 ) -> LoadResult:
     """Run a schedule on an event loop of its own and return what happened.
 
-    `bodies[model]` are that model's whole requests, sent in turn. `on_progress` hears how many were sent, a few times a second.
+    `bodies[model]` are that model's whole requests, sent in turn. `on_progress` hears how many were sent, a few times a
+    second.
     Raise TransportError if the server cannot be reached at all.
     """
     import uvloop
 
-    model_of = models.tolist()
+    model_of: list[int] = models.tolist()
 
     def request(position: int) -> bytes:
         of_model = bodies[model_of[position]]

@@ -76,8 +76,8 @@ def judge(
 ) -> Report:
     """Return the report on all requests meant to be sent at `warmup_ns` or later.
 
-    good: answered within its model's SLO, counted from the intended instant; late: answered after it; dropped: refused by the
-    scheduler; rejected: refused at admission; failed: an error, a broken connection or no answer.
+    good: answered within its model's SLO, counted from the intended instant; late: answered after it; dropped: refused
+    by the scheduler; rejected: refused at admission; failed: an error, a broken connection or no answer.
     """
     judged = at_ns >= warmup_ns
     limit_ns = np.array(slo_ns, np.int64)[models] if len(models) else np.empty(0, np.int64)

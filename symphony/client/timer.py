@@ -1,6 +1,7 @@
 """Wake an event loop at precise instants: a kernel timer that the loop reads as a file.
 
-Loop timers will not do: uvloop's are whole milliseconds and fire up to one early. This one is about 60 us late at the median.
+Loop timers will not do: uvloop's are whole milliseconds and fire up to one early. This one is about 60 us late at the
+median.
 """
 
 from __future__ import annotations

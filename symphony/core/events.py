@@ -154,7 +154,7 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Run requests `ids` of `model` as one batch on `gpu`, not before `start_at_ns`; it should end by `finish_at_ns`."""
+    """Run requests `ids` of `model` as one batch on `gpu`, from `start_at_ns` on; it should end by `finish_at_ns`."""
 
     plan_id: int
     gpu: int

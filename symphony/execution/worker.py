@@ -2,8 +2,8 @@
 
 The launcher takes plans from the scheduling loop (waiting without the GIL), gathers the requests' inputs and launches;
 the completer waits for each flight, tells the loop that the device is free, and hands the batch over. So the next
-batch's inputs are gathered and copied while the last one still runs. A synchronous device (cpu) computes inside `launch` and
-needs no completer.
+batch's inputs are gathered and copied while the last one still runs. A synchronous device (cpu) computes inside
+`launch` and needs no completer.
 
 A worker whose batch hangs is abandoned, not waited for: its threads end when they wake up, what it would still say is
 ignored, and the node starts another worker in its place.
@@ -242,7 +242,7 @@ class Worker:
 
 
 def split_outputs(outputs: Tensors, count: int) -> Sequence[dict[str, Any]]:
-    """Return the outputs of each request of a batch as views: `count` mappings of name to array without the batch axis."""
+    """Return each request's outputs of a batch as views: `count` mappings of name to array without the batch axis."""
     names = list(outputs)
     if len(names) == 1:
         name = names[0]

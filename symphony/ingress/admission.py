@@ -45,9 +45,8 @@ class Admission:
         # The fast path is for one input without a look at its numbers; no tensor is called "".
         is_fast = len(config.inputs) == 1 and not self._has_nan_check
         self._first_name = config.inputs[0].name if is_fast else ""
-        self._first_shape, self._first_dtype = (
-            (config.inputs[0].shape, self._specs[self._first_name][1]) if is_fast else ((), None)
-        )
+        self._first_shape: tuple[int, ...] = config.inputs[0].shape if is_fast else ()
+        self._first_dtype: Any = self._specs[self._first_name][1] if is_fast else None
 
     def rows(self, inputs: Inputs, bf16_names: frozenset[str] = NO_NAMES) -> tuple[list[Inputs], bool]:
         """Return the inputs of each request inside, and whether they carry a leading batch dimension.

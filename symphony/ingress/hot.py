@@ -1,10 +1,10 @@
 """Answer infer calls without aiohttp's per-request cost, and hand every other connection to aiohttp.
 
 A connection starts here. As long as its messages are plain infer calls (`POST /v2/models/.../infer HTTP/1.1` with a
-`Content-Length`, neither compressed nor expecting 100-continue) they are parsed by llhttp (httptools), run through the same
-`InferExchange` as everywhere, and answered with one write. The first message that is anything else moves the connection,
-with the bytes received and not yet used, to an aiohttp protocol for the rest of its life. So both paths behave
-alike and only one place knows each rule; the tests of the infer route run against both.
+`Content-Length`, neither compressed nor expecting 100-continue) they are parsed by llhttp (httptools), run through the
+same `InferExchange` as everywhere, and answered with one write. The first message that is anything else moves the
+connection, with the bytes received and not yet used, to an aiohttp protocol for the rest of its life. So both paths
+behave alike and only one place knows each rule; the tests of the infer route run against both.
 
 Measured reason: aiohttp's request, task, future and response objects cost more than decoding, scheduling and
 encoding together (see bench/ingress.py).

@@ -29,8 +29,8 @@ SWITCH_INTERVAL_S = 0.0005
 def serve(config: NodeConfig) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code.
 
-    The first signal drains: not ready, new requests refused, accepted ones finished within `drain_timeout_s`. A second one
-    ends at once. Raise ConfigError for a configuration that cannot be used.
+    The first signal drains: not ready, new requests refused, accepted ones finished within `drain_timeout_s`. A second
+    one ends at once. Raise ConfigError for a configuration that cannot be used.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     return uvloop.run(_serve(config))

@@ -55,8 +55,8 @@ class ModelEntry:
         if deadline_ns - now_ns < self.alone_ns:
             raise SymphonyError(
                 Reason.WOULD_MISS,
-                f'model "{config.name}": {ns_to_ms(deadline_ns - now_ns):.1f} ms are left before the deadline, but a batch '
-                f"of one takes l(1) = {ns_to_ms(self.alone_ns):.1f} ms; allow more time",
+                f'model "{config.name}": {ns_to_ms(deadline_ns - now_ns):.1f} ms are left before the deadline, but a '
+                f"batch of one takes l(1) = {ns_to_ms(self.alone_ns):.1f} ms; allow more time",
                 model=config.name,
             )
 
@@ -65,7 +65,10 @@ class ModelEntry:
         name = self.config.name
         waited = f"after {ns_to_ms(waited_ns):.1f} ms in the queue"
         if reason is Reason.WOULD_MISS:
-            text = f'model "{name}": refused {waited}: its deadline cannot be met at this load; try again later or add GPUs'
+            text = (
+                f'model "{name}": refused {waited}: its deadline cannot be met at this load; '
+                "try again later or add GPUs"
+            )
         elif reason is Reason.EXPIRED:
             text = f'model "{name}": the deadline passed {waited}; allow more time'
         elif reason is Reason.NO_GPU:
@@ -75,7 +78,7 @@ class ModelEntry:
         return SymphonyError(reason, text, model=name, retry_after_s=self.retry_after_s())
 
     def retry_after_s(self) -> float:
-        """Return when trying again is worth it: once what is queued now has been answered or dropped, one SLO at most."""
+        """Return when trying again is worth it: once what is queued now has ended, one SLO at most."""
         return max(0.001, self.slo_ns / 1e9)
 
     def describe_slo_fault(self) -> str:
@@ -88,7 +91,7 @@ class ModelEntry:
             return ""
         wanted_ms = math.ceil(ns_to_ms(need_ns) * 1.1)
         return (
-            f'model "{self.config.name}": SLO {self.config.slo_ms:g} ms is below l(1) = {ns_to_ms(alone_ns):.1f} ms plus a '
-            f"margin of {ns_to_ms(self.margin.floor_ns):.1f} ms, no request could be good; raise slo_ms to {wanted_ms} or "
-            "more, or use a faster device"
+            f'model "{self.config.name}": SLO {self.config.slo_ms:g} ms is below l(1) = {ns_to_ms(alone_ns):.1f} ms '
+            f"plus a margin of {ns_to_ms(self.margin.floor_ns):.1f} ms, no request could be good; "
+            f"raise slo_ms to {wanted_ms} or more, or use a faster device"
         )

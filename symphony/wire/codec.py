@@ -9,7 +9,7 @@ import json
 import math
 from typing import Any, Final
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from symphony.errors import Reason, SymphonyError
 from symphony.wire import framed, msgpack_form, oip_json

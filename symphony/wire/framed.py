@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from struct import Struct
 from typing import Any, Final
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import numpy as np
 
 from symphony.errors import SymphonyError

@@ -39,8 +39,8 @@ class Arrivals:
             shape = -1.0
         if kind not in KINDS or (shape_text and kind != "gamma") or not GAMMA_SHAPE_MIN <= shape <= GAMMA_SHAPE_MAX:
             raise ConfigError(
-                f"arrivals {text!r} are unknown: write constant, poisson or gamma:SHAPE with a shape from {GAMMA_SHAPE_MIN} to "
-                f"{GAMMA_SHAPE_MAX:g} (0.1 is very bursty)"
+                f"arrivals {text!r} are unknown: write constant, poisson or gamma:SHAPE with a shape from "
+                f"{GAMMA_SHAPE_MIN} to {GAMMA_SHAPE_MAX:g} (0.1 is very bursty)"
             )
         return cls(kind, shape)
 
@@ -49,8 +49,8 @@ class Arrivals:
         expected = rate * duration_s
         if not 0 <= expected <= REQUEST_COUNT_MAX:
             raise ConfigError(
-                f"{rate:g} requests/s for {duration_s:g} s are {expected:.0f} requests; allowed are {REQUEST_COUNT_MAX}: "
-                "take a lower rate or a shorter time"
+                f"{rate:g} requests/s for {duration_s:g} s are {expected:.0f} requests; allowed are "
+                f"{REQUEST_COUNT_MAX}: take a lower rate or a shorter time"
             )
         if expected == 0:
             return np.empty(0, np.int64)
@@ -77,8 +77,8 @@ class Arrivals:
 def parse_trace(text: str, file: str, model_names: list[str]) -> tuple[Instants, np.ndarray[Any, np.dtype[np.int32]]]:
     """Return (instants, index into `model_names`) from CSV lines `seconds[,model]`, sorted by time.
 
-    Without a model column every request is for the first model. Lines that start with # are comments. Raise ConfigError naming
-    file, line and what is wrong.
+    Without a model column every request is for the first model. Lines that start with # are comments. Raise ConfigError
+    naming file, line and what is wrong.
     """
     instants: list[int] = []
     models: list[int] = []

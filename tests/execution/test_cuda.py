@@ -1,4 +1,4 @@
-"""The CUDA device, where a GPU is present: right answers, order, two batches in flight, errors that stay in their batch."""
+"""The CUDA device, where a GPU is present: right answers, order, two batches in flight, contained errors."""
 
 from __future__ import annotations
 

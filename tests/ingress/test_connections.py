@@ -31,7 +31,7 @@ async def read_response(reader: asyncio.StreamReader) -> tuple[int, dict[str, st
 
 async def until(condition) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -60,7 +60,7 @@ class CpuModel:
 class CpuFlight:
     """A batch that ended inside `launch`."""
 
-    ends_at_ns = None
+    ends_at_ns: int | None = None
 
     def __init__(self, started_ns: int, outputs: Tensors) -> None:
         self.started_ns = started_ns

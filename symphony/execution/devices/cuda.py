@@ -135,7 +135,7 @@ class CudaModel:
 class CudaFlight:
     """A batch enqueued on a GPU."""
 
-    ends_at_ns = None
+    ends_at_ns: int | None = None
 
     def __init__(self, hosts: dict[str, Any], began: torch.cuda.Event, ended: torch.cuda.Event) -> None:
         self.started_ns = time.monotonic_ns()

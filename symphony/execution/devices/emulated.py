@@ -2,7 +2,8 @@
 
 The scheduler cannot tell it from a real one. Batches follow each other without a gap on the device's own timeline,
 as on a CUDA stream whose next batch was enqueued while the last one ran. An output holds the first bytes of the
-request's first input (repeated if it is shorter; zeros for BYTES), so that a client can check that each answer is its own.
+request's first input (repeated if it is shorter; zeros for BYTES), so that a client can check that each answer is its
+own.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def to_torch(spec: TensorSpec, batch: np.ndarray[Any, Any]) -> torch.Tensor | np
     return tensor.view(torch.bfloat16) if spec.datatype == "BF16" else tensor
 
 
-def checked_outputs(config: ModelConfig, outputs: Mapping[str, Any], batch_size: int) -> dict[str, torch.Tensor | Any]:
+def checked_outputs(config: ModelConfig, outputs: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
     """Return the declared outputs in order, each of shape [batch_size, *spec.shape] and the declared dtype.
 
     Raise DeviceError naming the output, what it is and what model.toml declares.
