@@ -207,17 +207,17 @@ def search_goodput(bench: Bench, start_rate: float, seed: int) -> dict[str, Any]
         schedule = bench.schedule(rate, with_seed)
         report = bench.run(schedule)
         reports.append({"rate": rate, "seed": with_seed, "schedule_digest": schedule.digest(), **report.as_dict()})
-        is_held = report.is_valid and report.good_share >= GOOD_SHARE_MIN
-        note = "" if report.is_valid else f"  INVALID: sender late by {report.lag_ms['p99']:.1f} ms (p99)"
+        is_held = report.good_share >= GOOD_SHARE_MIN
+        verdict = "held" if is_held else "not held"
+        if not report.is_valid:
+            verdict = f"INVALID: sender late by {report.lag_ms['p99']:.1f} ms (p99)"
         shares = "  ".join(
             f"{name} {count / max(1, report.request_count):.2%}" for name, count in report.outcomes.items()
         )
-        click.echo(
-            f"{rate:9.1f}/s  {shares}  p99 {report.latency_ms['p99']:.1f} ms  {'held' if is_held else 'not held'}{note}"
-        )
-        return Probe(rate, with_seed, report.good_share, is_held)
+        click.echo(f"{rate:9.1f}/s  {shares}  p99 {report.latency_ms['p99']:.1f} ms  {verdict}")
+        return Probe(is_held, report.is_valid)
 
-    goodput, _ = find_goodput(probe, start_rate, seed, lambda _: None)
+    goodput = find_goodput(probe, start_rate, seed)
     click.echo(f"goodput {goodput:.1f} requests/s (largest rate with at least {GOOD_SHARE_MIN:.0%} good)")
     return {"goodput": goodput, "probes": reports}
 

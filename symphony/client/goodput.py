@@ -5,38 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-PROBE_COUNT_MAX = 30
+PROBE_COUNT_MAX = 40
+REPEAT_COUNT_MAX = 3
+"""So often at most is one probe made in which the sender was too late to say anything."""
 RESOLUTION = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One run of the search: its rate and seed, the share of good requests, and whether it counts as held."""
+    """One run of the search: whether its rate was held, and whether the run says so (its sender kept up)."""
 
-    rate: float
-    seed: int
-    good_share: float
     is_held: bool
+    is_valid: bool = True
 
 
-def find_goodput(
-    probe: Callable[[float, int], Probe], start_rate: float, seed: int, on_probe: Callable[[Probe], None]
-) -> tuple[float, list[Probe]]:
-    """Return (goodput in requests per second, every probe made): 0 when nothing was held.
+def find_goodput(probe: Callable[[float, int], Probe], start_rate: float, seed: int) -> float:
+    """Return the goodput in requests per second: 0 when nothing was held.
 
     `probe(rate, seed)` runs one load. Doubles or halves from `start_rate` until the border is between two rates,
-    bisects to 1 %, then steps down by 1 % until a rate holds with another seed too.
+    bisects to 1 %, then steps down by 1 % until a rate holds with another seed too. A probe that is not valid is made
+    again; one that never is counts as not held.
     """
-    made: list[Probe] = []
-
-    def holds(rate: float, with_seed: int) -> bool:
-        found = probe(rate, with_seed)
-        made.append(found)
-        on_probe(found)
-        return found.is_held
+    made_count = 0
 
     def has_budget() -> bool:
-        return len(made) < PROBE_COUNT_MAX
+        return made_count < PROBE_COUNT_MAX
+
+    def holds(rate: float, with_seed: int) -> bool:
+        nonlocal made_count
+        for _ in range(REPEAT_COUNT_MAX):
+            made_count += 1
+            found = probe(rate, with_seed)
+            if found.is_valid:
+                return found.is_held
+            if not has_budget():
+                break
+        return False
 
     low, high = 0.0, start_rate
     while has_budget() and holds(high, seed):
@@ -55,4 +59,4 @@ def find_goodput(
             high = middle
     while low and has_budget() and not holds(low, seed + 1):
         low *= 1 - RESOLUTION
-    return low, made
+    return low

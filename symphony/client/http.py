@@ -96,11 +96,13 @@ class ResponseReader:
 
     __slots__ = (
         "_body",
+        "_has_head",
         "_header_bytes",
         "_headers",
         "_is_complete",
         "_is_excessive",
         "_parser",
+        "_unfinished_bytes",
         "has_begun",
         "keeps_alive",
         "response_count",
@@ -116,6 +118,8 @@ class ResponseReader:
         self._headers: dict[str, str] = {}
         self._body: bytes | bytearray = b""
         self._header_bytes = 0
+        self._unfinished_bytes = 0
+        self._has_head = False
         self._is_complete = False
         self._is_excessive = False
         self.has_begun = False
@@ -131,7 +135,9 @@ class ResponseReader:
             raise TransportError("the server sent more than one answer to a request; is this a Symphony server's port?")
         if len(self._body) > BODY_BYTES_MAX:
             raise TransportError(f"the answer is larger than {BODY_BYTES_MAX} bytes; ask for fewer outputs or rows")
-        if self._header_bytes > HEADER_BYTES_MAX:
+        if not self._has_head:
+            self._unfinished_bytes += len(data)
+        if max(self._header_bytes, self._unfinished_bytes) > HEADER_BYTES_MAX:
             raise TransportError(
                 f"the answer has more than {HEADER_BYTES_MAX} bytes of headers; is this a Symphony server's port?"
             )
@@ -140,7 +146,6 @@ class ResponseReader:
     def take(self) -> Response:
         """Return the whole response and make ready for the next."""
         response = Response(self._parser.get_status_code(), self._headers, self._body)
-        self.keeps_alive = self._parser.should_keep_alive()
         self.response_count += 1
         self._reset()
         return response
@@ -155,6 +160,10 @@ class ResponseReader:
         self._header_bytes += len(name) + len(value)
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
+    def on_headers_complete(self) -> None:
+        """Note the end of the headers."""
+        self._has_head = True
+
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body from the parser."""
         if not self._body:
@@ -168,8 +177,10 @@ class ResponseReader:
         """Note the end of a response; an interim one is forgotten."""
         if self._parser.get_status_code() < 200:
             self._headers = {}
+            self._has_head = False
         else:
             self._is_complete = True
+            self.keeps_alive = self._parser.should_keep_alive()  # known only here: the parser forgets it
 
 
 def join(head: bytes, parts: Sequence[Buffer]) -> bytes:

@@ -92,6 +92,7 @@ class LoadRun:
         self._next = 0
         self._ended = 0
         self._start_ns = 0
+        self._has_stopped = False
         self._is_over: asyncio.Event
         self._loop: asyncio.AbstractEventLoop
         self._timer: PreciseTimer
@@ -129,6 +130,7 @@ class LoadRun:
                 except TimeoutError:
                     pass
         finally:
+            self._has_stopped = True
             self._timer.close()
             for task in self._opening:
                 task.cancel()
@@ -186,6 +188,8 @@ class LoadRun:
 
     def ended(self, lane: _Lane, response: Response | None, error: Exception | None) -> None:
         """Take an answer; called by connections."""
+        if self._has_stopped:
+            return  # what has no answer by now stays NO_ANSWER
         position = lane.position
         if response is None:
             self._lane_count -= 1

@@ -1,0 +1,86 @@
+"""Arrival processes: their mean rate, their spread, their seed, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from symphony.errors import ConfigError
+from symphony.units import NS_PER_S
+from symphony.workload.arrivals import REQUEST_COUNT_MAX, Arrivals, parse_trace
+
+
+def instants(text: str, rate: float = 1000.0, duration_s: float = 20.0, seed: int = 1) -> np.ndarray:
+    return Arrivals.parse(text).instants(rate, duration_s, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("text", ["constant", "poisson", "gamma:0.1", "gamma:4"])
+def test_instants_ascend_within_the_duration_at_the_rate_asked_for(text: str) -> None:
+    found = instants(text)
+    assert found.dtype == np.int64
+    assert (np.diff(found) >= 0).all()
+    assert found[0] >= 0
+    assert found[-1] < 20 * NS_PER_S
+    assert len(found) == pytest.approx(20_000, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "spread"), [("constant", 0.0), ("poisson", 1.0), ("gamma:0.1", 10**0.5), ("gamma:4", 0.5)]
+)
+def test_gaps_have_the_spread_of_their_process(text: str, spread: float) -> None:
+    gaps = np.diff(instants(text, duration_s=100.0))
+    assert gaps.std() / gaps.mean() == pytest.approx(spread, rel=0.1, abs=1e-6)
+
+
+def test_same_seed_gives_the_same_instants_and_another_does_not() -> None:
+    np.testing.assert_array_equal(instants("poisson"), instants("poisson"))
+    assert not np.array_equal(instants("poisson")[:100], instants("poisson", seed=2)[:100])
+
+
+def test_no_rate_gives_no_request() -> None:
+    assert len(instants("poisson", rate=0.0)) == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "uniform", "poisson:2", "gamma:x", "gamma:0", "gamma:-1", "gamma:nan", "gamma:1001"]
+)
+def test_unknown_process_is_refused_with_what_may_be_written(text: str) -> None:
+    with pytest.raises(ConfigError, match="write constant, poisson or gamma:SHAPE"):
+        Arrivals.parse(text)
+
+
+def test_number_of_requests_is_limited() -> None:
+    with pytest.raises(ConfigError, match="take a lower rate or a shorter time"):
+        instants("constant", rate=REQUEST_COUNT_MAX, duration_s=1.1)
+
+
+@pytest.mark.parametrize("rate", [-1.0, float("nan"), float("inf")])
+def test_rate_that_is_none_is_refused(rate: float) -> None:
+    with pytest.raises(ConfigError):
+        instants("poisson", rate=rate)
+
+
+def test_trace_is_sorted_and_names_models() -> None:
+    at_ns, models = parse_trace("# a comment\n2.5,b\n\n1,a\n 1.5 , b\n", "t.csv", ["a", "b"])
+    assert at_ns.tolist() == [1_000_000_000, 1_500_000_000, 2_500_000_000]
+    assert models.tolist() == [0, 1, 1]
+
+
+def test_trace_without_models_is_for_the_first() -> None:
+    assert parse_trace("0\n0.25\n", "t.csv", ["a", "b"])[1].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("x\n", "line 1: 'x' is no time"),
+        ("1\n-1\n", "line 2: '-1' is no time"),
+        ("nan\n", "no time"),
+        ("1,c\n", "model 'c' is not among a, b"),
+        ("# only a comment\n", "holds no request"),
+    ],
+)
+def test_faulty_trace_is_refused_with_its_line(text: str, part: str) -> None:
+    with pytest.raises(ConfigError, match=part) as caught:
+        parse_trace(text, "t.csv", ["a", "b"])
+    assert "t.csv" in str(caught.value)
