@@ -68,7 +68,12 @@ class Target:
 )
 @click.option("--duration-s", type=click.FloatRange(0.1, 86_400), default=10.0, show_default=True)
 @click.option("--warmup-s", type=click.FloatRange(0, 3_600), default=2.0, show_default=True, help="Sent, not judged.")
-@click.option("--arrivals", default="poisson", show_default=True, help="constant, poisson, gamma:SHAPE, trace:FILE.")
+@click.option(
+    "--arrivals",
+    default="poisson",
+    show_default=True,
+    help="constant, poisson, gamma:SHAPE, onoff:ON_S:OFF_S, diurnal:PERIOD_S:LOW, burst:AT_S:FOR_S:FACTOR, trace:FILE.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=1, show_default=True)
 @click.option("--slo-ms", type=click.FloatRange(min=0, min_open=True), help="Judge by this; default: each model's SLO.")
 @click.option("--timeout-ms", type=click.FloatRange(min=0, min_open=True), help="Deadline sent with each request.")

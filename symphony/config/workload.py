@@ -1,0 +1,73 @@
+"""Describe what to simulate: models and their load, GPUs, delays, faults. Frozen, checked values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedModel:
+    """`copies` models alike: `rate` requests per second over all of them, arriving as `arrivals` says.
+
+    `latency_ns` maps a kind of GPU to l(1), l(2), ... up to `batch_size_max`; the model is resident on every GPU of
+    these kinds. `arrivals` is in the words of `symphony.workload.Arrivals`.
+    """
+
+    name: str
+    slo_ns: int
+    rate: float
+    latency_ns: Mapping[str, tuple[int, ...]]
+    copies: int = 1
+    arrivals: str = "poisson"
+    priority: int = 4
+
+    @property
+    def batch_size_max(self) -> int:
+        """Return the largest batch that its tables know."""
+        return min(len(table) for table in self.latency_ns.values())
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedGpus:
+    """`count` GPUs of one kind, with the next free ids."""
+
+    kind: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """From `at_ns` on the GPU is dead (`slowness` 0), or takes `slowness` times as long."""
+
+    at_ns: int
+    gpu: int
+    slowness: float
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A whole workload.toml; docs/simulate.md explains each key with its unit and limits."""
+
+    models: tuple[SimulatedModel, ...]
+    gpus: tuple[SimulatedGpus, ...]
+    duration_ns: int = 10_000_000_000
+    warmup_ns: int = 1_000_000_000
+    seed: int = 1
+    policy: str = "deferred"
+    control_ns: int = 50_000
+    data_ns: int = 0
+    reply_ns: int = 0
+    margin_ns: int = 0
+    jitter: float = 0.0
+    faults: tuple[Fault, ...] = field(default=())
+
+    @property
+    def gpu_kinds(self) -> tuple[str, ...]:
+        """Return the kind of each GPU, by id."""
+        return tuple(group.kind for group in self.gpus for _ in range(group.count))
+
+    @property
+    def model_count(self) -> int:
+        """Return how many models there are, copies counted."""
+        return sum(model.copies for model in self.models)
