@@ -37,7 +37,6 @@ from symphony.core.events import (
 
 NEVER = 2**63 - 1
 POLICIES = ("deferred", "eager", "timeout")
-EASE_MIN = 0.6
 EPOCHS_REMEMBERED = 8
 """After more boundaries than this without a step, all rates are 0."""
 
@@ -99,8 +98,11 @@ class Candidate:
     model: int
     kind: int
     schedulable: bool
-    schedulable_at_ns: int
-    """When it becomes schedulable, if it is not."""
+    """It may start on any GPU."""
+    confined: bool
+    """It may start on the active set."""
+    next_ns: int
+    """When it may start in more places, if it is not schedulable."""
 
     @property
     def order(self) -> tuple[int, int, int]:
@@ -164,8 +166,8 @@ class OracleScheduler:
         self.requests: dict[int, Request] = {}
         self.sequence = 0
         self.plan_count = 0
-        self.ease = EASE_MIN
-        """How hard to shed: below 1 while the load can be carried."""
+        self.asked = 0.0
+        """How many GPUs the load asks for."""
         self.decisions: list[Decision] = []
         self.is_settled = True
         """False when the last step set a candidate aside and then decided something else.
@@ -209,7 +211,7 @@ class OracleScheduler:
         """Yield the instants at which something may change without an event."""
         for candidate in self.candidates():
             if not candidate.schedulable:
-                yield candidate.schedulable_at_ns
+                yield candidate.next_ns
                 if self.early:
                     yield (self.epoch + 1) * self.epoch_ns
         for m, model in self.models.items():
@@ -405,18 +407,20 @@ class OracleScheduler:
         if self.policy == "deferred":
             latency = self.latency(m, kind, b)
             latest = due_ns - latency - self.control_ns
-            if b == n < model.batch_size_max:
-                frontrun = due_ns - max(self.latency(m, kind, b + 1), latency + self.window_ns) - self.control_ns
-            else:
-                frontrun = self.now_ns
-            is_early = self.early and b >= self.early_size(m, kind)
-            return Candidate(latest, m, kind, frontrun <= self.now_ns or is_early, frontrun)
+            if not b == n < model.batch_size_max:
+                return Candidate(latest, m, kind, True, False, self.now_ns)
+            frontrun = due_ns - max(self.latency(m, kind, b + 1), latency + self.window_ns) - self.control_ns
+            is_confined = frontrun <= self.now_ns or (self.early and b >= self.early_size(m, kind))
+            last_call = latest - self.window_ns // 2 if self.early and not self.is_full() else frontrun
+            if last_call <= self.now_ns:
+                return Candidate(latest, m, kind, True, False, self.now_ns)
+            return Candidate(latest, m, kind, False, is_confined, last_call if is_confined else frontrun)
         if self.policy == "eager":
-            return Candidate(due_ns, m, kind, True, self.now_ns)
+            return Candidate(due_ns, m, kind, True, False, self.now_ns)
         arrived_ns = queue[0].arrived_ns
         end_of_delay = arrived_ns + model.delay_ns
         schedulable = n >= model.batch_size_preferred or self.now_ns >= end_of_delay
-        return Candidate(arrived_ns, m, kind, schedulable, end_of_delay)
+        return Candidate(arrived_ns, m, kind, schedulable, False, end_of_delay)
 
     def candidates(self) -> list[Candidate]:
         """Return every candidate, the one that goes first in front."""
@@ -445,19 +449,23 @@ class OracleScheduler:
             decision_count = len(self.decisions)
 
     def match_one(self, set_aside: set[tuple[int, int]]) -> bool:
-        """Dispatch, shed or set aside once; return False if no schedulable candidate has an available GPU."""
-        for candidate in self.candidates():
+        """Dispatch, shed or set aside once; return False if no candidate has a GPU on which it may start."""
+        found = self.candidates()
+        for candidate in [c for c in found if c.schedulable] + [c for c in found if c.confined]:
             m, kind = candidate.model, candidate.kind
-            if candidate.schedulable and (m, kind) not in set_aside and self.gpus_for(m, kind):
+            gpus = self.gpus_for(m, kind)
+            if not candidate.schedulable and self.in_use_count() >= self.active_count():
+                gpus = [g for g in gpus if not self.is_idle(self.gpus[g])]
+            if gpus and (m, kind) not in set_aside:
                 break
         else:
             return False
 
-        g = self.gpus_for(m, kind)[0]
+        g = gpus[0]
         start_ns = self.start_on(g)
         b = self.fit(m, kind, start_ns)
         if b == 0 and not self.is_idle(self.gpus[g]):
-            idle = [other for other in self.gpus_for(m, kind) if self.is_idle(self.gpus[other])]
+            idle = [other for other in gpus if self.is_idle(self.gpus[other])]
             if idle:
                 g = idle[0]
                 start_ns = self.start_on(g)
@@ -467,7 +475,7 @@ class OracleScheduler:
             return True
 
         queue = self.queue(m)
-        if self.shed and b < len(queue) and b < int(self.ease * self.target_batch_size(m, kind)):
+        if self.shed and b < len(queue) and self.is_wasteful(m, kind, b):
             limiting = min(queue[: b + 1], key=lambda request: (request.deadline_ns, *request.order))
             if all(request.priority <= limiting.priority for request in queue):
                 self.drop(limiting, "would_miss")
@@ -508,30 +516,46 @@ class OracleScheduler:
         self.share_out()
 
     def share_out(self) -> None:
-        """Set every model's share of the demand, by the targets that hold until now, and with it `ease`."""
+        """Set every model's share of the demand, by the targets that hold until now, and what all ask for together."""
         works = {m: self.work(m) for m in sorted(self.models)}
         total = 0.0
         for work in works.values():
             total += work
         for m, work in works.items():
             self.models[m].share = work / total if total != 0 else 1 / len(works)
-        gpu_count = self.undrained_count()
-        pressure = (total / self.epoch_ns) / gpu_count if gpu_count else 0.0
-        if pressure <= 0.9:
-            self.ease = EASE_MIN
-        elif pressure >= 1.05:
-            self.ease = 1.0
-        else:
-            self.ease = EASE_MIN + 0.4 * ((pressure - 0.9) / 0.15)
+        self.asked = total / self.epoch_ns
 
     def work(self, m: int) -> float:
         """Return the GPU time that a model's arrivals of one epoch ask for, in nanoseconds."""
         model = self.models[m]
-        if not model.profiles:
+        kinds = self.kinds(m)
+        if not kinds:
             return 0.0
-        kind = min(model.profiles)
+        gpus = speed = 0.0
+        for kind in kinds:
+            count = float(sum(gpu.kind == kind and m in gpu.models for gpu in self.gpus.values()))
+            t = self.target_batch_size(m, kind)
+            gpus += count
+            speed += count * t / self.latency(m, kind, t)
+        return model.rate * gpus / speed
+
+    def is_wasteful(self, m: int, kind: int, b: int) -> bool:
+        """Return whether a batch of b is below the target, and too inefficient for what the arrivals ask for."""
         t = self.target_batch_size(m, kind)
-        return model.rate * self.latency(m, kind, t) / t
+        if b >= t:
+            return False
+        able = float(b) * float(self.latency(m, kind, t)) * float(self.undrained_count())
+        return able < self.asked * float(t) * float(self.latency(m, kind, b))
+
+    def active_count(self) -> int:
+        """Return A: how many GPUs the load asks for."""
+        return min(self.undrained_count(), math.ceil(self.asked + 0.5))
+
+    def in_use_count(self) -> int:
+        return sum(not gpu.drained and bool(gpu.batches) for gpu in self.gpus.values())
+
+    def is_full(self) -> bool:
+        return self.active_count() >= self.undrained_count()
 
     def undrained_count(self) -> int:
         return sum(not gpu.drained for gpu in self.gpus.values())
@@ -542,8 +566,10 @@ class OracleScheduler:
 
     def early_size(self, m: int, kind: int) -> int:
         """Return the batch that need not wait for frontrun."""
-        s = max(0.6, min(1.0, 0.2 + 0.4 * self.gpu_share(m)))
-        return math.ceil(s * self.target_batch_size(m, kind))
+        s = self.models[m].share * self.active_count() / 4
+        if s >= 1:
+            return self.target_batch_size(m, kind) if self.is_full() else NEVER
+        return max(1, math.ceil(s * self.target_batch_size(m, kind)))
 
     def target_batch_size(self, m: int, kind: int) -> int:
         """Return the batch that shedding defends: the model's staggered bound times `target_share`."""

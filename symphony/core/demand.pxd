@@ -8,5 +8,6 @@ from symphony.core.state cimport State
 cdef class Demand(State):
     cdef void roll(self, int64_t now) noexcept nogil
     cdef void measure_shares(self) noexcept nogil
+    cdef double work(self, int32_t model) noexcept nogil
     cdef void measure_targets(self) noexcept nogil
     cdef int32_t target(self, int32_t model, int32_t kind) noexcept nogil

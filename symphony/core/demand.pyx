@@ -5,8 +5,9 @@ The middle layer: docs/core.md, "Target batch size".
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t
+from libcpp cimport bool as cbool
 
-from symphony.core.stagger cimport early_batch_size, shedding_ease, staggered_batch_size
+from symphony.core.stagger cimport active_set_size, early_batch_size, staggered_batch_size
 from symphony.core.state cimport KIND_COUNT, Model, State, first_level
 
 cdef int64_t EPOCH_ROLLS_MAX = 8
@@ -42,22 +43,14 @@ cdef class Demand(State):
 
     cdef void measure_shares(self) noexcept nogil:
         cdef double total = 0.0
-        cdef double work
-        cdef int32_t i, kind, size
-        cdef Model* m
+        cdef int32_t i
         if self.targets_dirty:
             self.measure_targets()
         for i in range(self.model_count_max):
-            m = &self.models[i]
-            if not m.exists:
+            if not self.models[i].exists:
                 continue
-            work = 0.0
-            if m.profile_mask != 0:
-                kind = first_level(m.profile_mask)
-                size = self.targets[i * KIND_COUNT + kind]
-                work = m.rate * <double>self.tables[i * KIND_COUNT + kind][size] / <double>size
-            m.share = work
-            total += work
+            self.models[i].share = self.work(i)
+            total += self.models[i].share
         for i in range(self.model_count_max):
             if self.models[i].exists:
                 if total > 0.0:
@@ -65,15 +58,34 @@ cdef class Demand(State):
                 else:
                     self.models[i].share = 1.0 / <double>self.model_count
         self.gpus_asked = total / <double>self.epoch_ns
-        self.ease = shedding_ease(self.gpus_asked, <double>self.usable_count)
         self.targets_dirty = True
+
+    cdef double work(self, int32_t model) noexcept nogil:
+        """Return the GPU time that one epoch's arrivals ask for, at the targets, over the GPUs that hold the model."""
+        cdef Model* m = &self.models[model]
+        cdef uint8_t kinds = m.kind_mask
+        cdef double gpus = 0.0
+        cdef double speed = 0.0
+        cdef double size
+        cdef int32_t pair
+        while kinds != 0:
+            pair = model * KIND_COUNT + first_level(kinds)
+            kinds &= kinds - 1
+            size = <double>self.targets[pair]
+            gpus += <double>self.resident_count[pair]
+            speed += <double>self.resident_count[pair] * size / <double>self.tables[pair][self.targets[pair]]
+        return m.rate * gpus / speed if gpus > 0.0 else 0.0
 
     cdef void measure_targets(self) noexcept nogil:
         cdef int32_t i, kind, pair, early_size
         cdef uint8_t kinds
         cdef double gpus
         cdef Model* m
+        cdef cbool was_full = self.active_count >= self.usable_count
+        cdef cbool is_full
         self.targets_dirty = False
+        self.active_count = active_set_size(self.gpus_asked, self.usable_count)
+        is_full = self.active_count >= self.usable_count
         for i in range(self.model_count_max):
             m = &self.models[i]
             if not m.exists:
@@ -88,8 +100,9 @@ cdef class Demand(State):
                     self.tables[pair].data(), m.batch_size_max, gpus,
                     <double>(m.slo_ns - m.margin_ns - self.control_ns), self.target_share)
                 if self.early:
-                    early_size = early_batch_size(self.targets[pair], gpus)
-                    if early_size != self.early_sizes[pair]:
+                    early_size = early_batch_size(
+                        self.targets[pair], m.share * <double>self.active_count, is_full)
+                    if early_size != self.early_sizes[pair] or is_full != was_full:
                         self.early_sizes[pair] = early_size
                         self.touch(i)
 

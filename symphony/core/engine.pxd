@@ -6,6 +6,7 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from libcpp cimport bool as cbool
 
+from symphony.core.containers cimport Bitmap
 from symphony.core.demand cimport Demand
 from symphony.core.state cimport DropReason
 
@@ -32,6 +33,9 @@ cdef class Engine(Demand):
     cdef void drop_all(self, int32_t model, DropReason reason) noexcept nogil
     cdef void drop_hopeless(self) noexcept nogil
     cdef void match(self) noexcept nogil
+    cdef int32_t most_urgent(self, cbool is_confined, int32_t* best_kind) noexcept nogil
+    cdef cbool may_open(self, cbool is_confined) noexcept nogil
+    cdef Bitmap* pool(self, int32_t kind, cbool is_confined) noexcept nogil
     cdef void set_aside(self, int32_t model, int32_t kind) noexcept nogil
     cdef cbool shed_one(self, int32_t model, int32_t kind, int32_t count) noexcept nogil
     cdef void dispatch(self, int32_t model, int32_t gpu, int32_t count, int64_t start) noexcept nogil

@@ -4,10 +4,11 @@
 docs/core.md is the contract; `symphony.core.Scheduler` is the Python door. The engine knows no clock, socket, thread
 or randomness: it is told the time. One thread at a time may use it.
 
-How it stays fast: a model's queue is a ring (csrc/symphony/deadline_queue.h); each (model, kind) pair is in at most one
-of two heaps, `waiting` by the instant its candidate becomes schedulable, or `schedulable` by urgency; GPUs are bits.
-A candidate's urgency only grows while its queue stays as it is (a batch that no longer fits shrinks), so a key in
-`schedulable` is a lower bound and is corrected when it reaches the top, not by a timer.
+How it stays fast: a model's queue is a ring (csrc/symphony/deadline_queue.h); GPUs are bits; each (model, kind) pair is
+in `waiting` by the instant at which its candidate may start in more places, in `confined` by urgency if it may start on
+the active set, or in `schedulable` by urgency if it may start anywhere. A candidate's urgency only grows while its queue
+stays as it is (a batch that no longer fits shrinks), so a key of these heaps is a lower bound and is corrected when it
+reaches the top, not by a timer.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, INT32_MAX, INT64_MAX, INT64_MIN
@@ -15,8 +16,9 @@ from libcpp cimport bool as cbool
 from libcpp.algorithm cimport sort
 from libcpp.vector cimport vector
 
-from symphony.core.containers cimport DeadlineQueue, IndexedHeap
+from symphony.core.containers cimport Bitmap, DeadlineQueue, IndexedHeap
 from symphony.core.demand cimport Demand
+from symphony.core.stagger cimport is_wasteful
 from symphony.core.state cimport (
     DECISION_DISPATCH,
     DECISION_DROP,
@@ -229,32 +231,46 @@ cdef class Engine(Demand):
     # ---- candidate and window --------------------------------------------------------------------------------
 
     cdef void place(self, int32_t model, int32_t kind) noexcept nogil:
-        """Put the (model, kind) pair where its candidate belongs now: waiting, schedulable, or in neither heap."""
+        """Put the (model, kind) pair into the heaps where its candidate belongs now."""
         cdef Model* m = &self.models[model]
         cdef uint32_t pair = <uint32_t>(model * KIND_COUNT + kind)
         cdef int32_t count = 0
-        cdef int64_t ready = INT64_MIN
+        cdef int64_t urgency
+        cdef int64_t confined_at = INT64_MIN     # from then on it may start on the active set
+        cdef int64_t ready = INT64_MIN           # from then on on any GPU
         if m.live_count > 0:
             count = self.fit(model, kind, self.now_ns + self.control_ns)
         if count == 0:
             self.unplace(model, kind)
             return
         if self.policy == POLICY_DEFERRED:
-            if <uint32_t>count == m.live_count and count < m.batch_size_max and count < self.early_sizes[pair]:
-                ready = self.due(model, count) - self.control_ns - max(
+            if <uint32_t>count == m.live_count and count < m.batch_size_max:
+                confined_at = ready = self.due(model, count) - self.control_ns - max(
                     self.tables[pair][count + 1], self.tables[pair][count] + self.window_ns)
+                if self.early:
+                    if count >= self.early_sizes[pair]:
+                        confined_at = INT64_MIN
+                    if self.active_count < self.usable_count:
+                        ready = self.urgency(model, kind, count) - self.window_ns // 2
         elif self.policy == POLICY_TIMEOUT:
             if m.live_count < <uint32_t>m.preferred:
-                ready = self.slot_arrived[self.head_slot(model)] + m.delay_ns
-        if ready > self.now_ns:
-            self.schedulable[kind].remove(model)
+                confined_at = ready = self.slot_arrived[self.head_slot(model)] + m.delay_ns
+        urgency = self.urgency(model, kind, count)
+        if ready <= self.now_ns:
+            self.unplace(model, kind)
+            self.schedulable[kind].set(model, urgency)
+            return
+        self.schedulable[kind].remove(model)
+        if confined_at <= self.now_ns:
             self.waiting.set(pair, ready)
+            self.confined[kind].set(model, urgency)
         else:
-            self.waiting.remove(pair)
-            self.schedulable[kind].set(model, self.urgency(model, kind, count))
+            self.waiting.set(pair, confined_at)
+            self.confined[kind].remove(model)
 
     cdef void unplace(self, int32_t model, int32_t kind) noexcept nogil:
         self.waiting.remove(<uint32_t>(model * KIND_COUNT + kind))
+        self.confined[kind].remove(model)
         self.schedulable[kind].remove(model)
 
     # ---- bookkeeping -----------------------------------------------------------------------------------------
@@ -353,69 +369,88 @@ cdef class Engine(Demand):
 
     cdef void match(self) noexcept nogil:
         cdef int32_t kind, model, count, gpu
-        cdef int32_t best_kind, best_model
-        cdef int64_t best_urgency, urgency, start
-        cdef uint8_t kinds
-        cdef IndexedHeap* heap
+        cdef int64_t start
         cdef size_t i
+        cdef cbool is_confined
         cdef cbool has_aside = False
         self.aside.clear()
         self.is_settled = True
         while True:
-            best_kind = -1
-            best_model = 0
-            best_urgency = NEVER
-            kinds = self.kinds_seen
-            while kinds != 0:
-                kind = first_level(kinds)
-                kinds &= kinds - 1
-                heap = &self.schedulable[kind]
-                if self.available[kind].empty():
-                    continue
-                # Correct the top until it is true: keys are lower bounds (see the module's docstring).
-                while not heap.empty():
-                    model = <int32_t>heap.top()
-                    if self.available[kind].first_common(self.resident[model]) < 0:
-                        self.set_aside(model, kind)
-                        continue
-                    count = self.fit(model, kind, self.now_ns + self.control_ns)
-                    if count == 0:
-                        heap.remove(model)
-                        continue
-                    urgency = self.urgency(model, kind, count)
-                    if urgency == heap.top_key():
-                        break
-                    heap.set(model, urgency)
-                if heap.empty():
-                    continue
-                model = <int32_t>heap.top()
-                urgency = heap.top_key()
-                if best_kind < 0 or urgency < best_urgency or (urgency == best_urgency and model < best_model):
-                    best_kind = kind
-                    best_model = model
-                    best_urgency = urgency
-            if best_kind < 0:
+            is_confined = False
+            model = self.most_urgent(is_confined, &kind)
+            if model < 0:
+                is_confined = True
+                model = self.most_urgent(is_confined, &kind)
+            if model < 0:
                 break
-            gpu = self.available[best_kind].first_common(self.resident[best_model])
+            gpu = self.pool(kind, is_confined).first_common(self.resident[model])
             start = self.now_ns + self.control_ns
             if self.gpus[gpu].flight_count > 0 and self.gpus[gpu].free_at_ns > start:
                 start = self.gpus[gpu].free_at_ns
-            count = self.fit(best_model, best_kind, start)
-            if count == 0 and self.gpus[gpu].flight_count > 0:
-                gpu = self.idle[best_kind].first_common(self.resident[best_model])
+            count = self.fit(model, kind, start)
+            if count == 0 and self.gpus[gpu].flight_count > 0 and self.may_open(is_confined):
+                gpu = self.idle[kind].first_common(self.resident[model])
                 if gpu >= 0:
                     start = self.now_ns + self.control_ns
-                    count = self.fit(best_model, best_kind, start)
+                    count = self.fit(model, kind, start)
             if count == 0:
-                self.set_aside(best_model, best_kind)
+                self.set_aside(model, kind)
                 has_aside = True
                 continue
             # Whatever is decided from here on may free a candidate set aside before it.
             self.is_settled = not has_aside
-            if not self.shed_one(best_model, best_kind, count):
-                self.dispatch(best_model, gpu, count, start)
+            if not self.shed_one(model, kind, count):
+                self.dispatch(model, gpu, count, start)
         for i in range(self.aside.size()):
             self.place(self.aside[i] // KIND_COUNT, self.aside[i] % KIND_COUNT)
+
+    cdef int32_t most_urgent(self, cbool is_confined, int32_t* best_kind) noexcept nogil:
+        """Return the model of the most urgent candidate that has a GPU to start on, and the kind; -1 if there is none."""
+        cdef int32_t best = -1
+        cdef int64_t best_urgency = NEVER
+        cdef uint8_t kinds = self.kinds_seen
+        cdef int32_t kind, model, count
+        cdef int64_t urgency
+        cdef IndexedHeap* heap
+        cdef Bitmap* pool
+        while kinds != 0:
+            kind = first_level(kinds)
+            kinds &= kinds - 1
+            heap = &self.confined[kind] if is_confined else &self.schedulable[kind]
+            pool = self.pool(kind, is_confined)
+            if pool.empty():
+                continue
+            # Correct the top until it is true: keys are lower bounds (see the module's docstring).
+            while not heap.empty():
+                model = <int32_t>heap.top()
+                if pool.first_common(self.resident[model]) < 0:
+                    self.set_aside(model, kind)
+                    continue
+                count = self.fit(model, kind, self.now_ns + self.control_ns)
+                if count == 0:
+                    heap.remove(model)
+                    continue
+                urgency = self.urgency(model, kind, count)
+                if urgency == heap.top_key():
+                    break
+                heap.set(model, urgency)
+            if heap.empty():
+                continue
+            model = <int32_t>heap.top()
+            urgency = heap.top_key()
+            if best < 0 or urgency < best_urgency or (urgency == best_urgency and model < best):
+                best = model
+                best_urgency = urgency
+                best_kind[0] = kind
+        return best
+
+    cdef cbool may_open(self, cbool is_confined) noexcept nogil:
+        """Return whether such a candidate may start on an idle GPU: a confined one only while the active set is not full."""
+        return not is_confined or self.in_use_count < self.active_count
+
+    cdef Bitmap* pool(self, int32_t kind, cbool is_confined) noexcept nogil:
+        """Return the GPUs of one kind on which such a candidate may start."""
+        return &self.available[kind] if self.may_open(is_confined) else &self.ahead[kind]
 
     cdef void set_aside(self, int32_t model, int32_t kind) noexcept nogil:
         cdef int32_t pair = model * KIND_COUNT + kind
@@ -426,14 +461,17 @@ cdef class Engine(Demand):
     cdef cbool shed_one(self, int32_t model, int32_t kind, int32_t count) noexcept nogil:
         """Drop the request that keeps the batch under its target size; False when none should go."""
         cdef Model* m = &self.models[model]
-        cdef int32_t aim = <int32_t>(self.ease * <double>self.targets[model * KIND_COUNT + kind])
+        cdef int32_t pair = model * KIND_COUNT + kind
         cdef int32_t before = 0
         cdef int32_t level
         cdef int32_t limiting = -1
         cdef int64_t earliest = NEVER
         cdef uint8_t levels = m.level_mask
         cdef DeadlineQueue* queue
-        if not self.shed or count >= aim or <uint32_t>count >= m.live_count:
+        if not self.shed or count >= self.targets[pair] or <uint32_t>count >= m.live_count:
+            return False
+        if not is_wasteful(count, self.targets[pair], self.tables[pair].data(), self.gpus_asked,
+                           <double>self.usable_count):
             return False
         while levels != 0 and before < count + 1:
             level = first_level(levels)

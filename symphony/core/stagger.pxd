@@ -1,8 +1,9 @@
 # Staggered execution (paper, section 3): N GPUs run batches of b one after another, shifted by l(b) / N, so a
 # request waits at most l(b) / N for its batch to start and l(b) for it to end.
 
-from libc.stdint cimport int32_t, int64_t
 from libc.math cimport ceil, floor
+from libc.stdint cimport INT32_MAX, int32_t, int64_t
+from libcpp cimport bool as cbool
 
 
 # The largest b in 1..batch_size_max with l(b) + l(b) / gpus <= budget, times `share`, at least 1.
@@ -26,28 +27,24 @@ cdef inline int32_t staggered_batch_size(const int64_t* latency, int32_t batch_s
     return size if size > 1 else 1
 
 
-# From this size on a batch starts as soon as a GPU is free instead of waiting for frontrun. Waiting lets a batch grow at
-# the price of an idle GPU. With two GPUs' worth of demand or more the staggered batch is worth waiting for; with one GPU or
-# less there is nothing to stagger with, and a batch of 0.6 of the target already pays for the GPU's time.
-cdef inline int32_t early_batch_size(int32_t target, double gpus) noexcept nogil:
-    cdef double share = 0.2 + 0.4 * gpus
-    if share > 1.0:
-        share = 1.0
-    if share < 0.6:
-        share = 0.6
-    return <int32_t>ceil(share * <double>target)
+# How many GPUs the load asks for: what its arrivals need at their target batch sizes, and half a GPU for what fluctuates.
+cdef inline int32_t active_set_size(double gpus_asked, int32_t gpus_usable) noexcept nogil:
+    cdef double size = ceil(gpus_asked + 0.5)
+    return <int32_t>size if size < <double>gpus_usable else gpus_usable
 
 
-# How hard to shed, as a share of the target batch size, from the GPUs' time that arrivals ask for. While the load can be carried,
-# a queue that is too long is a burst: it passes, and requests dropped for larger batches are lost for nothing. Beyond
-# what can be carried, every small batch costs more requests later than are shed now.
-cdef inline double shedding_ease(double gpus_asked, double gpus_usable) noexcept nogil:
-    cdef double pressure
-    if gpus_usable <= 0.0:
-        return 0.6
-    pressure = gpus_asked / gpus_usable
-    if pressure <= 0.9:
-        return 0.6
-    if pressure >= 1.05:
-        return 1.0
-    return 0.6 + 0.4 * ((pressure - 0.9) / 0.15)
+# From this size on a batch starts as soon as a GPU of the active set is free instead of waiting for frontrun. Waiting lets
+# a batch grow at the price of an idle GPU. With demand for `gpus` = 4 or more the staggered batch is worth waiting for,
+# and only a full pool lets one of the target's size go; with less there is little to stagger with, windows collide, and
+# the less demand the smaller a batch pays for the GPU's time.
+cdef inline int32_t early_batch_size(int32_t target, double gpus, cbool is_full) noexcept nogil:
+    cdef double share = gpus / 4
+    if share >= 1.0:
+        return target if is_full else INT32_MAX
+    return max(1, <int32_t>ceil(share * <double>target))
+
+
+# Whether a batch of b is too small to be worth its GPU's time: if all batches were as inefficient, the GPUs could not carry
+# what arrivals ask for. `gpus_asked` is at the target batch size t.
+cdef inline cbool is_wasteful(int32_t b, int32_t t, const int64_t* latency, double gpus_asked, double gpus) noexcept nogil:
+    return <double>b * <double>latency[t] * gpus < gpus_asked * <double>t * <double>latency[b]

@@ -73,6 +73,7 @@ cdef struct Flight:
 cdef struct Gpu:
     cbool is_joined
     cbool is_drained
+    cbool is_in_use           # counted in in_use_count: not drained, with a batch in flight
     int32_t kind
     int32_t flight_count      # 0 idle, 1 running, 2 running and one handed over ahead
     Flight[2] flights         # the running one first
@@ -124,13 +125,16 @@ cdef class State:
     cdef vector[Gpu] gpus
     cdef vector[Bitmap] available               # by kind: idle or ahead
     cdef vector[Bitmap] idle                    # by kind
+    cdef vector[Bitmap] ahead                   # by kind: running one batch, and near its end
     cdef uint8_t kinds_seen
     cdef int32_t usable_count                   # joined and not drained
+    cdef int32_t in_use_count                   # of these, with a batch in flight
     cdef uint64_t plan_count
 
     # what comes when
-    cdef IndexedHeap waiting                    # (model, kind) by the instant its candidate becomes schedulable
-    cdef vector[IndexedHeap] schedulable        # by kind: model by urgency
+    cdef IndexedHeap waiting                    # (model, kind) by the instant at which its candidate may start elsewhere
+    cdef vector[IndexedHeap] confined           # by kind: model by urgency, may start on the active set only
+    cdef vector[IndexedHeap] schedulable        # by kind: model by urgency, may start on any GPU
     cdef IndexedHeap hopeless                   # model by the first instant a request of it is hopeless
     cdef IndexedHeap gpu_turns                  # GPU by the instant its availability changes by itself
     cdef vector[int32_t] aside                  # (model, kind) set aside in this step
@@ -143,7 +147,7 @@ cdef class State:
     cdef cbool has_epoch
     cdef cbool targets_dirty
     cdef readonly double gpus_asked             # GPUs' time that arrivals ask for at their target batch sizes
-    cdef double ease                            # share of its target under which a batch is shed for
+    cdef int32_t active_count                   # GPUs that the load asks for: the size of the active set
 
     cdef readonly int64_t now_ns
     cdef vector[NativeDecision] decisions

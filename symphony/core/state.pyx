@@ -41,15 +41,20 @@ cdef class State:
         self.gpus.resize(gpu_count_max)
         self.available.resize(KIND_COUNT)
         self.idle.resize(KIND_COUNT)
+        self.ahead.resize(KIND_COUNT)
+        self.confined.resize(KIND_COUNT)
         self.schedulable.resize(KIND_COUNT)
         for i in range(KIND_COUNT):
             self.available[i].reset(gpu_count_max)
             self.idle[i].reset(gpu_count_max)
+            self.ahead[i].reset(gpu_count_max)
+            self.confined[i].reset(model_count_max)
             self.schedulable[i].reset(model_count_max)
         for i in range(model_count_max):
             self.models[i].exists = False
         for i in range(gpu_count_max):
             self.gpus[i].is_joined = False
+            self.gpus[i].is_in_use = False
         self.waiting.reset(model_count_max * KIND_COUNT)
         self.hopeless.reset(model_count_max)
         self.gpu_turns.reset(gpu_count_max)
@@ -239,6 +244,7 @@ cdef class State:
         cdef cbool is_usable = g.is_joined and not g.is_drained
         cdef cbool is_idle = is_usable and g.flight_count == 0
         cdef cbool is_ahead = False
+        cdef cbool is_in_use = is_usable and g.flight_count > 0
         cdef int64_t turn = NEVER
         if g.is_joined and g.flight_count == 1:
             if self.now_ns < g.free_at_ns - self.lead_ns:
@@ -247,10 +253,17 @@ cdef class State:
             elif self.now_ns < g.free_at_ns:
                 is_ahead = is_usable
                 turn = g.free_at_ns
+        if is_in_use != g.is_in_use:
+            g.is_in_use = is_in_use
+            self.in_use_count += 1 if is_in_use else -1
         if is_idle:
             self.idle[g.kind].set(gpu)
         else:
             self.idle[g.kind].clear(gpu)
+        if is_ahead:
+            self.ahead[g.kind].set(gpu)
+        else:
+            self.ahead[g.kind].clear(gpu)
         if is_idle or is_ahead:
             self.available[g.kind].set(gpu)
         else:

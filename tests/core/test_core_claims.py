@@ -113,24 +113,46 @@ def test_batch_that_cannot_grow_in_time_goes_at_once():
     assert batches(arrive(scheduler, 5.5, [2], 30)) == [(1, 2)]
 
 
-def test_batch_goes_early_once_it_carries_its_share_of_the_target_on_one_gpu():
-    # Twice l(4) is below the objective: the bound is 4, the target 3, and 0.6 of that, rounded up, is 2.
-    scheduler = make(early=True)
-    assert arrive(scheduler, 0, [1], 25) == []
-    assert batches(arrive(scheduler, 0, [2], 25)) == [(1, 2)]
-
-
-def test_batch_does_not_go_early_where_it_can_be_staggered():
+def test_batch_goes_early_on_the_active_set_once_it_carries_its_share_of_the_target():
+    # While no load is measured the active set is one GPU: a quarter of the target (3 of 4 that fit) goes early: 1.
     scheduler = make(gpu_count=2, early=True)
-    assert arrive(scheduler, 0, [1, 2], 25) == []
-    assert batches(arrive(scheduler, 0, [3], 25)) == [(1, 2, 3)]  # The whole target of 3.
+    assert batches(arrive(scheduler, 0, [1], 25)) == [(1,)]
 
 
-def test_batch_may_go_early_when_the_target_changes_at_an_epoch_boundary():
-    # Model 1 asks for all the GPU time, then for none: model 0's target falls to 1 and rises again.
+def test_further_gpu_is_opened_at_the_last_call_only():
+    scheduler = make(gpu_count=2, early=True)
+    arrive(scheduler, 0, [1], 25)
+    assert arrive(scheduler, 1, [2], 25) == []
+    assert scheduler.wakeup_ns == (25 - 6) * MS  # its latest, not its frontrun at 18 ms
+    assert wake(scheduler, 18.5) == []
+    assert gpus(wake(scheduler, 19)) == [1]
+
+
+def test_last_call_comes_half_a_window_before_latest():
+    scheduler = make(gpu_count=2, early=True, window_ns=4 * MS)
+    arrive(scheduler, 0, [1], 25)
+    arrive(scheduler, 1, [2], 25)
+    assert scheduler.wakeup_ns == (25 - 6 - 2) * MS
+
+
+def test_batch_that_waits_for_the_active_set_goes_when_one_of_it_comes_free():
+    scheduler = make(gpu_count=2, early=True)
+    arrive(scheduler, 0, [1], 25)
+    arrive(scheduler, 1, [2], 25)
+    assert gpus(finish(scheduler, 6, 1)) == [0]
+
+
+def test_batch_that_cannot_grow_opens_a_gpu_at_once():
+    scheduler = make(gpu_count=2, early=True)
+    arrive(scheduler, 0, [9], 25)
+    assert gpus(arrive(scheduler, 0, range(4), 25)) == [1]
+
+
+def test_candidates_are_looked_at_anew_at_each_epoch_while_one_waits():
     scheduler = make(SPEC, dataclasses.replace(SPEC, slo_ns=30 * S), early=True, epoch_ns=10 * MS)
     assert scheduler.wakeup_ns == NEVER
     arrive(scheduler, 0, [1], 1000)
+    arrive(scheduler, 0, [2], 1000)
     assert scheduler.wakeup_ns <= 10 * MS
 
 
