@@ -242,15 +242,18 @@ cdef class SchedulingLoop:
     # ---- events ------------------------------------------------------------------------------------------------
 
     cdef cbool _push(self, const DriverEvent& event) noexcept nogil:
-        cdef uint64_t one = 1
         if not self.driver.push(event):
             return False
-        if self.bell.should_ring():
-            write(self.wake_fd, &one, sizeof(one))
+        self._ring()
         return True
 
+    cdef void _ring(self) noexcept nogil:
+        cdef uint64_t one = 1
+        if self.bell.should_ring():
+            write(self.wake_fd, &one, sizeof(one))
+
     cdef int _tell(self, int kind, int model=0, int gpu=0, int64_t at_ns=0, uint32_t slot=0, int priority=0,
-                   uint64_t plan_id=0, int64_t* table=NULL) except -1:
+                   uint64_t plan_id=0, int64_t* table=NULL, bint is_quiet=False) except -1:
         cdef DriverEvent event
         event.kind = kind
         event.model = model
@@ -260,14 +263,24 @@ cdef class SchedulingLoop:
         event.at_ns = at_ns
         event.plan_id = plan_id
         event.table = table
-        if not self._push(event):
+        if not self.driver.push(event):
             free(table)
             raise BufferError("the scheduling loop's event ring is full: the loop is stuck or stopped")
+        if not is_quiet:
+            self._ring()
         return 0
 
     def request_arrived(self, uint32_t slot, int model, int64_t deadline_ns, int priority):
         """Submit the request in `slot`; it comes back in a plan or from `drain_outcomes`."""
         self._tell(ON_REQUEST_ARRIVED, model, 0, deadline_ns, slot, priority)
+
+    def queue_arrival(self, uint32_t slot, int model, int64_t deadline_ns, int priority):
+        """Like `request_arrived`, but let the scheduling thread sleep on: `ring` soon, once for many."""
+        self._tell(ON_REQUEST_ARRIVED, model, 0, deadline_ns, slot, priority, 0, NULL, True)
+
+    def ring(self):
+        """Wake the scheduling thread if it sleeps."""
+        self._ring()
 
     def request_cancelled(self, uint32_t slot):
         """Ask for the slot back; it comes as CANCELLED, or has already left otherwise."""

@@ -32,7 +32,7 @@ class Front:
             in_flight_max=config.request_count_max,
             timeout_ms_max=config.timeout_ms_max,
         )
-        exchanges = InferExchange(node, limits)
+        exchanges = InferExchange(node, limits, clock_ns=node.arrival_clock)
         runner = make_runner(build_app(node, limits, exchanges), limits)
         await runner.setup()
         assert runner.server is not None

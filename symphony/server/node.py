@@ -22,6 +22,7 @@ from symphony.errors import ConfigError, Reason, SymphonyError
 from symphony.execution.devices import Device, LoadedModel, make_devices
 from symphony.execution.repository import Repository
 from symphony.execution.worker import Batch, Worker, split_outputs
+from symphony.ingress.arrival_clock import ArrivalClock
 from symphony.ingress.service import Health, unknown_model
 from symphony.loop import SchedulingLoop
 from symphony.metrics import GpuStats, HistogramSnapshot, ModelRow, NodeStats, make_registry, render
@@ -82,6 +83,9 @@ class Node:
         self._is_draining = False
         self._is_started = False
         self._is_stopped = False
+        self._is_ring_due = False
+        self.arrival_clock = ArrivalClock()
+        """When what is being read arrived: the deadline of a request counts from there."""
         self._thread = threading.Thread(target=self._run_loop, name="schedule", daemon=True)
         self._watch: asyncio.Task[None] | None = None
 
@@ -183,7 +187,16 @@ class Node:
             )
         entry.held_count += 1
         entry.stats.request_accepted()
-        self.loop.request_arrived(request.id, request.model, request.deadline_ns, request.priority)
+        self.loop.queue_arrival(request.id, request.model, request.deadline_ns, request.priority)
+        if not self._is_ring_due:
+            # Once for all that this turn of the event loop reads: waking a thread costs more than scheduling a request.
+            self._is_ring_due = True
+            self._asyncio.call_soon(self._ring)
+
+    def _ring(self) -> None:
+        self._is_ring_due = False
+        if not self._is_stopped:
+            self.loop.ring()
 
     def cancel(self, request: PendingRequest) -> None:
         """Forget a submitted request; its slot comes back with its batch or from the loop."""
@@ -356,6 +369,7 @@ class Node:
             entry.stats.request_dropped(reason, waited_ns)
             request.error = entry.dropped(reason, waited_ns)
             request.on_done(request)
+        self.arrival_clock.worked(now_ns, time.monotonic_ns())
 
     def _batch_ended(self, batch: Batch) -> None:
         """Hand a batch over to the asyncio thread: one wake-up per batch. Called by workers."""
@@ -396,6 +410,7 @@ class Node:
             )
             request.on_done(request)
         answered_ns = time.monotonic_ns()
+        self.arrival_clock.worked(now_ns, answered_ns)
         if entry.margin.observe(answered_ns - plan.finish_at_ns, answered_ns) and entry.state == "READY":
             self.loop.margin_changed(entry.index, entry.margin.margin_ns)
 
