@@ -28,7 +28,7 @@ class Admission:
         "_first_dtype",
         "_first_name",
         "_first_shape",
-        "_has_nan_check",
+        "_has_finite_check",
         "_specs",
         "bf16_output_names",
         "config",
@@ -41,9 +41,9 @@ class Admission:
         self._specs = {spec.name: (spec, np.dtype(dtype_of(spec.datatype))) for spec in config.inputs}
         self._bf16_names = frozenset(spec.name for spec in config.inputs if spec.datatype == "BF16")
         self.bf16_output_names = frozenset(spec.name for spec in config.outputs if spec.datatype == "BF16")
-        self._has_nan_check = any(_is_nan_refused(spec) for spec in config.inputs)
+        self._has_finite_check = any(_is_finite_only(spec) for spec in config.inputs)
         # The fast path is for one input without a look at its numbers; no tensor is called "".
-        is_fast = len(config.inputs) == 1 and not self._has_nan_check
+        is_fast = len(config.inputs) == 1 and not self._has_finite_check
         self._first_name = config.inputs[0].name if is_fast else ""
         self._first_shape: tuple[int, ...] = config.inputs[0].shape if is_fast else ()
         self._first_dtype: Any = self._specs[self._first_name][1] if is_fast else None
@@ -126,11 +126,13 @@ class Admission:
         if len(set(counts.values())) > 1:
             found = ", ".join(f"{_quoted(name)} {_counted(count)}" for name, count in counts.items())
             self._refuse(f"inputs disagree on the leading batch dimension: {found}; give all of them the same")
-        if self._has_nan_check:
+        if self._has_finite_check:
             for name, (spec, _) in self._specs.items():
                 numbers = bf16_to_fp32(inputs[name]) if spec.datatype == "BF16" else inputs[name]
-                if _is_nan_refused(spec) and has_nan(numbers):
-                    self._refuse(f"input {_quoted(name)} holds NaN, which this model refuses (allow_nan = false)")
+                if _is_finite_only(spec) and has_nonfinite(numbers):
+                    self._refuse(
+                        f"input {_quoted(name)} holds NaN or infinities, which this model refuses (allow_nan = false)"
+                    )
         return next(iter(counts.values()), 0)
 
     def _count_of(self, spec: TensorSpec, shape: tuple[int, ...]) -> int:
@@ -154,15 +156,15 @@ class Admission:
         raise SymphonyError(Reason.BAD_INPUT, f'model "{name}": {what}', model=name)
 
 
-def has_nan(array: Array) -> bool:
-    """Say whether a floating-point array holds a NaN. One pass; a second one when the sum overflows."""
-    # A NaN makes the sum NaN; infinities of both signs do too, hence the second look.
+def has_nonfinite(array: Array) -> bool:
+    """Say whether a floating-point array holds a NaN or an infinity. One pass; two when the sum is not finite."""
+    # NaN and infinities make the sum NaN or infinite; large finite numbers may do so too, hence the second look.
     with np.errstate(all="ignore"):
         total = array.sum(dtype=np.float32 if array.dtype.itemsize < 4 else None)
-    return bool(total != total) and bool((array != array).any())
+    return not np.isfinite(total) and not bool(np.isfinite(array).all())
 
 
-def _is_nan_refused(spec: TensorSpec) -> bool:
+def _is_finite_only(spec: TensorSpec) -> bool:
     return not spec.allow_nan and spec.datatype in ("FP16", "BF16", "FP32", "FP64")
 
 

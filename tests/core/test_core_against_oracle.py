@@ -496,7 +496,7 @@ class ClosedLoop:
 
 @pytest.mark.parametrize("arrival_count", range(130, 158, 3))
 def test_core_sheds_as_hard_as_the_oracle_at_any_pressure(arrival_count):
-    # Random events seldom ask for about as much as there is, where batch sizes differ in being worth it: 0.88 to 1.05 GPUs.
+    # Random events seldom ask for about as much as there is, where sizes differ in worth: here 0.88 to 1.05 GPUs.
     alpha_ns, second_ns = 10_000_000, 1_000_000_000
     latency_ns = tuple(alpha_ns * (5 + b) for b in range(1, 17))
     for batch_size in range(8, 15):

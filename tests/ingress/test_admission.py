@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from symphony.config import ModelConfig, TensorSpec
 from symphony.errors import Reason, SymphonyError
-from symphony.ingress.admission import Admission, has_nan
+from symphony.ingress.admission import Admission, has_nonfinite
 
 MS = 1_000_000
 MAX_NS = 600_000 * MS
@@ -110,15 +110,16 @@ def test_inputs_must_agree_on_the_leading_dimension():
     assert '"a" has none, "b" has 2' in message
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(("datatype", "dtype"), [("FP16", np.float16), ("FP32", np.float32), ("FP64", np.float64)])
-def test_nan_is_refused_where_the_model_says_so(datatype, dtype):
+def test_nan_and_infinities_are_refused_where_the_model_says_so(datatype, dtype, number):
     checked = admission(TensorSpec("x", datatype, (4,), allow_nan=False))
-    good = np.array([1, np.inf, -np.inf, np.finfo(dtype).max], dtype)
+    good = np.array([1, -1, np.finfo(dtype).max, np.finfo(dtype).max], dtype)  # whose sum is infinite
     assert checked.rows({"x": good})[0][0]["x"] is good
     bad = good.copy()
-    bad[3] = np.nan
-    assert 'input "x" holds NaN' in refusal(checked, {"x": bad})
-    assert 'input "x" holds NaN' in refusal(checked, {"x": np.stack([good, bad])})
+    bad[3] = number
+    assert 'input "x" holds NaN or infinities' in refusal(checked, {"x": bad})
+    assert 'input "x" holds NaN or infinities' in refusal(checked, {"x": np.stack([good, bad])})
 
 
 def test_nan_passes_where_allowed_and_where_there_is_none_to_have():
@@ -129,9 +130,9 @@ def test_nan_passes_where_allowed_and_where_there_is_none_to_have():
 
 
 @given(st.lists(st.floats(width=32), max_size=20))
-def test_has_nan_is_what_isnan_says(values):
+def test_has_nonfinite_is_what_isfinite_says(values):
     array = np.array(values, np.float32)
-    assert has_nan(array) == bool(np.isnan(array).any())
+    assert has_nonfinite(array) is not bool(np.isfinite(array).all())
 
 
 def test_deadline_is_the_slo_unless_the_request_says_otherwise():
