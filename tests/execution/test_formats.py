@@ -108,6 +108,13 @@ def test_module_is_put_in_evaluation_mode(tmp_path: Path) -> None:
     assert run(predict, 4)["y"].equal(torch.arange(16.0).reshape(4, 4)[:, :2])
 
 
+@pytest.mark.parametrize("source", ["import sys; sys.exit(3)", "raise KeyboardInterrupt", "raise GeneratorExit"])
+def test_model_that_would_end_its_thread_raises_an_exception_instead(tmp_path: Path, source: str) -> None:
+    predict = load_source(tmp_path, f"class Model:\n    def predict(self, batch):\n        {source}\n")
+    with pytest.raises(RuntimeError, match="a model must raise Exceptions only"):
+        run(predict, 1)
+
+
 def test_bytes_arrive_as_numpy_objects(tmp_path: Path) -> None:
     """Torch has no text."""
     predict = load_source(

@@ -63,8 +63,14 @@ class PythonModel:
         self.sample = sample
 
     def __call__(self, batch: dict[str, Any]) -> Mapping[str, Any]:
-        """Return the batch's outputs."""
-        return self._predict(batch)
+        """Return the batch's outputs; raise what the model's code raises, as an Exception whatever it was."""
+        try:
+            return self._predict(batch)
+        except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+            # These would end the device's thread, and every model on it with it.
+            raise RuntimeError(
+                f"its code raised {type(error).__name__}({error}); a model must raise Exceptions only"
+            ) from error
 
 
 def _module_of_file(config: ModelConfig, folder: Path, name: str) -> ModuleType:
