@@ -21,6 +21,7 @@ from typing import Any
 from symphony.config.workload import SimulatedGpus, SimulatedModel, Workload
 from symphony.profiles import staggered_bound
 from symphony.sim import make_core_policy
+from symphony.sim.baselines import ClockworkPolicy, NexusPolicy, ShepherdPolicy, TritonPolicy
 from symphony.sim.scenario import PolicyFactory
 from symphony.sim.sweep import SEEDS, find_goodput, sweep
 from symphony.units import NS_PER_MS, NS_PER_S, ms_to_ns
@@ -43,11 +44,16 @@ BATCH_SIZE_MAX = 256
 
 POLICIES: dict[str, PolicyFactory] = {
     "deferred": make_core_policy,
-    "paper": functools.partial(make_core_policy, policy="deferred", early=False, shed=False),
+    "paper": functools.partial(make_core_policy, policy="deferred", early=False, shed=False, adapt=False),
     "deferred, no active set": functools.partial(make_core_policy, policy="deferred", early=False),
     "deferred, no shedding": functools.partial(make_core_policy, policy="deferred", shed=False),
-    "eager": functools.partial(make_core_policy, policy="eager"),
-    "eager, no shedding": functools.partial(make_core_policy, policy="eager", shed=False),
+    "deferred, no learnt margins": functools.partial(make_core_policy, policy="deferred", adapt=False),
+    "eager": functools.partial(make_core_policy, policy="eager", adapt=False),
+    "eager, no shedding": functools.partial(make_core_policy, policy="eager", shed=False, adapt=False),
+    "Triton": TritonPolicy,
+    "Clockwork": ClockworkPolicy,
+    "Nexus": NexusPolicy,
+    "Shepherd": ShepherdPolicy,
 }
 """`paper` is the rule as the paper states it: a batch starts at its frontrun, only hopeless requests are dropped."""
 

@@ -24,7 +24,7 @@ import numpy as np
 from symphony.driver.driver import Driver
 from symphony.loop.capacity import CapacityRun
 
-from symphony.core import GpuJoined, ModelAdded, ModelPlaced, ProfileChanged, Scheduler
+from symphony.core import GpuJoined, ModelAdded, ProfileChanged, Scheduler
 from symphony.profiles import LatencyProfile, staggered_bound
 from symphony.units import NS_PER_MS, NS_PER_S, ms_to_ns
 
@@ -62,9 +62,6 @@ def run(rate: float, models: int, gpus: int, duration_s: float, seed: int, has_r
         scheduler.step(0, ProfileChanged(model, 0, table))
     for gpu in range(gpus):
         scheduler.step(0, GpuJoined(gpu))
-    for gpu in range(gpus):
-        for model in range(models):
-            scheduler.step(0, ModelPlaced(model, gpu))
     rng = np.random.default_rng(seed)
     gaps = np.diff(np.cumsum(rng.exponential(NS_PER_S / rate, ARRIVAL_RING + 1)).astype(np.int64))
     chosen = rng.integers(0, models, ARRIVAL_RING).astype(np.int32)

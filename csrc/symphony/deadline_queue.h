@@ -62,6 +62,29 @@ class DeadlineQueue {
     return entry.slot;
   }
 
+  // Take the `count` earliest live requests out, mark them dead in `live` and write their slots.
+  void take(std::size_t count, std::uint64_t* live, std::uint32_t* slots) {
+    assert(count <= live_count_);
+    std::size_t taken = 0;
+    while (taken < count) {
+      if (!heap_.empty()) {
+        const std::uint32_t slot = front().slot;
+        slots[taken++] = slot;
+        live[slot] = 0;
+        pop(live);
+        continue;
+      }
+      // Slots lie anywhere, so the next ones are fetched ahead.
+      if (head_ + kFetchAhead < tail_) __builtin_prefetch(&live[ring_[(head_ + kFetchAhead) & mask_].slot], 1);
+      const Entry& entry = ring_[head_++ & mask_];
+      if (live[entry.slot] != entry.sequence) continue;
+      slots[taken++] = entry.slot;
+      live[entry.slot] = 0;
+      --live_count_;
+    }
+    settle(live);
+  }
+
   // One live request, already marked dead in `live`, left from anywhere.
   void cancelled(const std::uint64_t* live) {
     --live_count_;
@@ -71,6 +94,8 @@ class DeadlineQueue {
   }
 
  private:
+  static constexpr std::size_t kFetchAhead = 8;
+
   void settle(const std::uint64_t* live) {
     while (head_ != tail_ && live[ring_[head_ & mask_].slot] != ring_[head_ & mask_].sequence) ++head_;
     while (!heap_.empty() && live[heap_.front().slot] != heap_.front().sequence) pop_heap();

@@ -39,4 +39,5 @@ cdef extern from "symphony/deadline_queue.h" namespace "symphony" nogil:
         const DeadlineQueueEntry& front()
         void push(int64_t deadline, uint64_t sequence, uint32_t slot)
         uint32_t pop(const uint64_t* live)
+        void take(size_t count, uint64_t* live, uint32_t* slots)
         void cancelled(const uint64_t* live)

@@ -10,4 +10,5 @@ cdef class Demand(State):
     cdef void measure_shares(self) noexcept nogil
     cdef double work(self, int32_t model) noexcept nogil
     cdef void measure_targets(self) noexcept nogil
+    cdef void measure_target(self, int32_t model) noexcept nogil
     cdef int32_t target(self, int32_t model, int32_t kind) noexcept nogil

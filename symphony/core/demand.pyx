@@ -77,34 +77,32 @@ cdef class Demand(State):
         return m.rate * gpus / speed if gpus > 0.0 else 0.0
 
     cdef void measure_targets(self) noexcept nogil:
-        cdef int32_t i, kind, pair, early_size
-        cdef uint8_t kinds
-        cdef double gpus
-        cdef Model* m
+        cdef int32_t i
         cdef cbool was_full = self.active_count >= self.usable_count
-        cdef cbool is_full
         self.targets_dirty = False
         self.active_count = active_set_size(self.gpus_asked, self.usable_count)
-        is_full = self.active_count >= self.usable_count
         for i in range(self.model_count_max):
-            m = &self.models[i]
-            if not m.exists:
-                continue
-            gpus = m.share * <double>self.usable_count
-            kinds = m.profile_mask
-            while kinds != 0:
-                kind = first_level(kinds)
-                kinds &= kinds - 1
-                pair = i * KIND_COUNT + kind
-                self.targets[pair] = staggered_batch_size(
-                    self.tables[pair].data(), m.batch_size_max, gpus,
-                    <double>(m.slo_ns - m.margin_ns - self.control_ns), self.target_share)
-                if self.early:
-                    early_size = early_batch_size(
-                        self.targets[pair], m.share * <double>self.active_count, is_full)
-                    if early_size != self.early_sizes[pair] or is_full != was_full:
-                        self.early_sizes[pair] = early_size
-                        self.touch(i)
+            if self.models[i].exists:
+                self.measure_target(i)
+                if self.early and was_full != (self.active_count >= self.usable_count):
+                    self.touch(i)
+
+    cdef void measure_target(self, int32_t model) noexcept nogil:
+        cdef Model* m = &self.models[model]
+        cdef uint8_t kinds = m.profile_mask
+        cdef int32_t pair, early_size
+        while kinds != 0:
+            pair = model * KIND_COUNT + first_level(kinds)
+            kinds &= kinds - 1
+            self.targets[pair] = staggered_batch_size(
+                self.tables[pair].data(), m.batch_size_max, m.share * <double>self.usable_count,
+                <double>(m.slo_ns - m.margin_ns - self.control_ns), self.target_share)
+            if self.early:
+                early_size = early_batch_size(self.targets[pair], m.share * <double>self.active_count,
+                                              self.active_count >= self.usable_count)
+                if early_size != self.early_sizes[pair]:
+                    self.early_sizes[pair] = early_size
+                    self.touch(model)
 
     cdef int32_t target(self, int32_t model, int32_t kind) noexcept nogil:
         if self.targets_dirty:

@@ -11,6 +11,11 @@ from symphony.core.demand cimport Demand
 from symphony.core.state cimport DropReason
 
 
+cdef struct Window:
+    int64_t confined_ns       # from then on the candidate may start on the active set
+    int64_t ready_ns          # from then on on any GPU
+
+
 cdef class Engine(Demand):
     cdef void begin(self, int64_t now) noexcept nogil
     cdef void run(self, int64_t now) noexcept nogil
@@ -25,7 +30,11 @@ cdef class Engine(Demand):
     cdef int model_evicted(self, int32_t model, int32_t gpu) noexcept nogil
     cdef int64_t urgency(self, int32_t model, int32_t kind, int32_t count) noexcept nogil
     cdef void place(self, int32_t model, int32_t kind) noexcept nogil
+    cdef Window window(self, int32_t model, int32_t kind, int32_t count) noexcept nogil
+    cdef int32_t foreseen(self, int32_t model, int32_t count, int64_t until, int32_t most) noexcept nogil
+    cdef void set_quiet(self, int32_t model, int32_t kind, int32_t count) noexcept nogil
     cdef void unplace(self, int32_t model, int32_t kind) noexcept nogil
+    cdef void place_all(self, int32_t model) noexcept nogil
     cdef void refresh(self, int32_t model) noexcept nogil
     cdef void refresh_hopeless(self, int32_t model) noexcept nogil
     cdef void residency_changed(self, int32_t model) noexcept nogil

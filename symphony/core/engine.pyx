@@ -6,12 +6,14 @@ or randomness: it is told the time. One thread at a time may use it.
 
 How it stays fast: a model's queue is a ring (csrc/symphony/deadline_queue.h); GPUs are bits; each (model, kind) pair is
 in `waiting` by the instant at which its candidate may start in more places, in `confined` by urgency if it may start on
-the active set, or in `schedulable` by urgency if it may start anywhere. A candidate's urgency only grows while its queue
-stays as it is (a batch that no longer fits shrinks), so a key of these heaps is a lower bound and is corrected when it
-reaches the top, not by a timer.
+the active set, or in `schedulable` by urgency if it may start anywhere. Keys of these heaps are lower bounds, corrected
+when they reach the top: a candidate's urgency grows while its queue stays as it is (a batch that no longer fits shrinks),
+and what arrivals do to it is foreseen. A key holds for any live count up to the pair's `quiet` one, which is about what
+will have arrived by then; so most arrivals touch nothing but their queue, and a candidate is placed anew a few times per
+batch, not once per request.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, INT32_MAX, INT64_MAX, INT64_MIN
+from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN, UINT32_MAX, int32_t, int64_t, uint8_t, uint32_t
 from libcpp cimport bool as cbool
 from libcpp.algorithm cimport sort
 from libcpp.vector cimport vector
@@ -73,7 +75,7 @@ cdef class Engine(Demand):
         while i < self.dirty.size():
             model = self.dirty[i]
             self.is_dirty[model] = 0
-            self.refresh(model)
+            self.place_all(model)
             i += 1
         self.dirty.clear()
         while not self.gpu_turns.empty() and self.gpu_turns.top_key() <= now:
@@ -115,6 +117,8 @@ cdef class Engine(Demand):
         m.batch_size_max = batch_size_max
         m.preferred = preferred if preferred > 0 else batch_size_max
         m.live_count = 0
+        m.quiet_count = 0
+        m.earliest_ns = NEVER
         m.slo_ns = slo
         m.margin_ns = margin
         m.delay_ns = delay
@@ -167,7 +171,8 @@ cdef class Engine(Demand):
         if model < 0 or model >= self.model_count_max or not self.models[model].exists:
             return EVENT_UNKNOWN_MODEL
         self.models[model].margin_ns = margin
-        self.targets_dirty = True
+        if not self.targets_dirty:
+            self.measure_target(model)
         self.touch(model)
         return EVENT_OK
 
@@ -235,47 +240,93 @@ cdef class Engine(Demand):
         cdef Model* m = &self.models[model]
         cdef uint32_t pair = <uint32_t>(model * KIND_COUNT + kind)
         cdef int32_t count = 0
-        cdef int64_t urgency
-        cdef int64_t confined_at = INT64_MIN     # from then on it may start on the active set
-        cdef int64_t ready = INT64_MIN           # from then on on any GPU
+        cdef int32_t later = INT32_MAX    # keys hold up to this live count
+        cdef cbool may_grow
+        cdef Window window, then
         if m.live_count > 0:
             count = self.fit(model, kind, self.now_ns + self.control_ns)
         if count == 0:
             self.unplace(model, kind)
             return
-        if self.policy == POLICY_DEFERRED:
-            if <uint32_t>count == m.live_count and count < m.batch_size_max:
-                confined_at = ready = self.due(model, count) - self.control_ns - max(
-                    self.tables[pair][count + 1], self.tables[pair][count] + self.window_ns)
-                if self.early:
-                    if count >= self.early_sizes[pair]:
-                        confined_at = INT64_MIN
-                    if self.active_count < self.usable_count:
-                        ready = self.urgency(model, kind, count) - self.window_ns // 2
-        elif self.policy == POLICY_TIMEOUT:
-            if m.live_count < <uint32_t>m.preferred:
-                confined_at = ready = self.slot_arrived[self.head_slot(model)] + m.delay_ns
-        urgency = self.urgency(model, kind, count)
-        if ready <= self.now_ns:
-            self.unplace(model, kind)
-            self.schedulable[kind].set(model, urgency)
+        may_grow = self.policy == POLICY_DEFERRED and <uint32_t>count == m.live_count and count < m.batch_size_max
+        window.confined_ns = window.ready_ns = INT64_MIN
+        if may_grow or (self.policy == POLICY_TIMEOUT and m.live_count < <uint32_t>m.preferred):
+            window = self.window(model, kind, count)
+        if window.ready_ns <= self.now_ns:
+            if may_grow:
+                later = min(m.batch_size_max, count + count // 4 + 1)
+            self.waiting.remove(pair)
+            self.confined[kind].remove(model)
+            self.schedulable[kind].set(model, self.urgency(model, kind, later if may_grow else count))
+            self.set_quiet(model, kind, later if later < m.batch_size_max else INT32_MAX)
             return
         self.schedulable[kind].remove(model)
-        if confined_at <= self.now_ns:
-            self.waiting.set(pair, ready)
-            self.confined[kind].set(model, urgency)
+        if not may_grow:
+            later = m.preferred - 1
+        elif window.confined_ns <= self.now_ns:
+            later = self.foreseen(model, count, window.ready_ns, m.batch_size_max - 1)
         else:
-            self.waiting.set(pair, confined_at)
+            later = self.foreseen(model, count, window.confined_ns,
+                                  min(m.batch_size_max, max(self.early_sizes[pair], count + 1)) - 1)
+        if may_grow and later > count:
+            then = self.window(model, kind, later)
+            if (then.ready_ns if window.confined_ns <= self.now_ns else then.confined_ns) <= self.now_ns:
+                later = count
+            else:
+                window = then
+        if window.confined_ns <= self.now_ns:
+            self.waiting.set(pair, window.ready_ns)
+            self.confined[kind].set(model, self.urgency(model, kind, later if may_grow else count))
+        else:
+            self.waiting.set(pair, window.confined_ns)
             self.confined[kind].remove(model)
+        self.set_quiet(model, kind, later)
+
+    cdef Window window(self, int32_t model, int32_t kind, int32_t count) noexcept nogil:
+        """Return from when on a candidate may start that holds all `count` requests of its model and could hold more."""
+        cdef Model* m = &self.models[model]
+        cdef int32_t pair = model * KIND_COUNT + kind
+        cdef Window window
+        if self.policy == POLICY_TIMEOUT:
+            window.confined_ns = window.ready_ns = self.slot_arrived[self.head_slot(model)] + m.delay_ns
+            return window
+        window.confined_ns = window.ready_ns = self.due(model, count) - self.control_ns - max(
+            self.tables[pair][count + 1], self.tables[pair][count] + self.window_ns)
+        if self.early:
+            if count >= self.early_sizes[pair]:
+                window.confined_ns = INT64_MIN
+            if self.active_count < self.usable_count:
+                window.ready_ns = self.urgency(model, kind, count) - self.window_ns // 2
+        return window
+
+    cdef int32_t foreseen(self, int32_t model, int32_t count, int64_t until, int32_t most) noexcept nogil:
+        """Return the live count to expect at an instant, from `count` to `most`."""
+        cdef double more = self.models[model].rate * <double>(until - self.now_ns) / <double>self.epoch_ns
+        return most if more >= <double>(most - count) else count + <int32_t>more
+
+    cdef void set_quiet(self, int32_t model, int32_t kind, int32_t count) noexcept nogil:
+        """Note up to which live count the keys of the pair's candidate hold."""
+        cdef uint8_t kinds = self.models[model].kind_mask
+        cdef uint32_t least = UINT32_MAX
+        self.quiet[model * KIND_COUNT + kind] = <uint32_t>count
+        while kinds != 0:
+            least = min(least, self.quiet[model * KIND_COUNT + first_level(kinds)])
+            kinds &= kinds - 1
+        self.models[model].quiet_count = least
 
     cdef void unplace(self, int32_t model, int32_t kind) noexcept nogil:
         self.waiting.remove(<uint32_t>(model * KIND_COUNT + kind))
         self.confined[kind].remove(model)
         self.schedulable[kind].remove(model)
+        self.set_quiet(model, kind, 0)
 
     # ---- bookkeeping -----------------------------------------------------------------------------------------
 
     cdef void refresh(self, int32_t model) noexcept nogil:
+        self.place_all(model)
+        self.refresh_hopeless(model)
+
+    cdef void place_all(self, int32_t model) noexcept nogil:
         cdef uint8_t kinds = self.models[model].kind_mask
         cdef int32_t kind
         while kinds != 0:
@@ -283,7 +334,6 @@ cdef class Engine(Demand):
             kinds &= kinds - 1
             if self.aside_step[model * KIND_COUNT + kind] != self.step_count:
                 self.place(model, kind)
-        self.refresh_hopeless(model)
 
     cdef void refresh_hopeless(self, int32_t model) noexcept nogil:
         cdef Model* m = &self.models[model]
@@ -301,6 +351,7 @@ cdef class Engine(Demand):
             levels &= levels - 1
             if queue.front().deadline < earliest:
                 earliest = queue.front().deadline
+        m.earliest_ns = earliest
         self.hopeless.set(model, earliest - m.margin_ns - m.alone_ns - self.control_ns + 1)
 
     cdef void residency_changed(self, int32_t model) noexcept nogil:
@@ -363,6 +414,7 @@ cdef class Engine(Demand):
                         break
                     self.drop(model, self.take(model, level),
                               DROP_EXPIRED if deadline <= self.now_ns else DROP_WOULD_MISS)
+            self.refresh_hopeless(model)
             self.touch(model)
 
     # ---- matching --------------------------------------------------------------------------------------------
@@ -429,11 +481,13 @@ cdef class Engine(Demand):
                 count = self.fit(model, kind, self.now_ns + self.control_ns)
                 if count == 0:
                     heap.remove(model)
+                    self.set_quiet(model, kind, 0)
                     continue
                 urgency = self.urgency(model, kind, count)
                 if urgency == heap.top_key():
                     break
                 heap.set(model, urgency)
+                self.set_quiet(model, kind, <int32_t>self.models[model].live_count)
             if heap.empty():
                 continue
             model = <int32_t>heap.top()
@@ -503,10 +557,10 @@ cdef class Engine(Demand):
         decision.start_at_ns = start
         decision.finish_at_ns = start + duration
         while left > 0:
-            self.ids.push_back(self.take(model, first_level(self.models[model].level_mask)))
-            left -= 1
+            left -= self.take_many(model, first_level(self.models[model].level_mask), left)
         self.decisions.push_back(decision)
         g.flights[g.flight_count].plan_id = self.plan_count
+        g.flights[g.flight_count].model = model
         g.flights[g.flight_count].start_ns = start
         g.flights[g.flight_count].duration_ns = duration
         g.flight_count += 1

@@ -57,6 +57,8 @@ cdef struct Model:
     int32_t batch_size_max
     int32_t preferred         # timeout policy: a batch of this size goes at once
     uint32_t live_count
+    uint32_t quiet_count      # least of `quiet` over its kinds: see there
+    int64_t earliest_ns       # earliest deadline of its live requests
     int64_t slo_ns
     int64_t margin_ns
     int64_t delay_ns          # timeout policy
@@ -67,6 +69,7 @@ cdef struct Model:
 
 cdef struct Flight:
     uint64_t plan_id
+    int32_t model
     int64_t start_ns          # planned, then measured
     int64_t duration_ns
 
@@ -115,6 +118,8 @@ cdef class State:
     cdef vector[int32_t] resident_count         # by (model, kind): joined GPUs that hold the model
     cdef vector[int32_t] targets                # by (model, kind): target batch size
     cdef vector[int32_t] early_sizes            # by (model, kind): a batch of this size need not wait for frontrun
+    cdef vector[uint32_t] quiet                 # by (model, kind): live count up to which the keys of its candidate are
+                                                # lower bounds, if no deadline is before earliest_ns; 0 when it has none
     cdef vector[Bitmap] resident                # by model: GPUs that hold it
     cdef int32_t model_count
     cdef uint32_t queued
@@ -156,6 +161,7 @@ cdef class State:
     cdef int request_arrived(self, uint32_t slot, int32_t model, int64_t deadline, int32_t priority) noexcept nogil
     cdef int request_cancelled(self, uint32_t slot) noexcept nogil
     cdef uint32_t take(self, int32_t model, int32_t level) noexcept nogil
+    cdef int32_t take_many(self, int32_t model, int32_t level, int32_t count) noexcept nogil
     cdef void touch(self, int32_t model) noexcept nogil
     cdef int32_t fit(self, int32_t model, int32_t kind, int64_t start) noexcept nogil
     cdef int64_t due(self, int32_t model, int32_t count) noexcept nogil

@@ -29,13 +29,14 @@ cdef class State:
         self.gpu_count_max = gpu_count_max
         self.live.assign(request_count_max, 0)
         self.slot_pair.assign(request_count_max, 0)
-        self.slot_arrived.assign(request_count_max, 0)
+        self.slot_arrived.assign(request_count_max if policy == POLICY_TIMEOUT else 0, 0)
         self.models.resize(model_count_max)
         self.queues.resize(model_count_max * LEVEL_COUNT)
         self.tables.resize(model_count_max * KIND_COUNT)
         self.resident_count.assign(model_count_max * KIND_COUNT, 0)
         self.targets.assign(model_count_max * KIND_COUNT, 1)
         self.early_sizes.assign(model_count_max * KIND_COUNT, INT32_MAX)
+        self.quiet.assign(model_count_max * KIND_COUNT, 0)
         self.resident.resize(model_count_max)
         self.is_dirty.assign(model_count_max, 0)
         self.gpus.resize(gpu_count_max)
@@ -64,6 +65,8 @@ cdef class State:
 
     cdef int request_arrived(self, uint32_t slot, int32_t model, int64_t deadline, int32_t priority) noexcept nogil:
         cdef int32_t pair
+        cdef uint8_t level_bit
+        cdef Model* m
         if slot >= self.request_count_max:
             return EVENT_ID_OUT_OF_RANGE
         if model < 0 or model >= self.model_count_max or not self.models[model].exists:
@@ -73,16 +76,21 @@ cdef class State:
         if self.live[slot] != 0:
             return EVENT_ID_IN_USE
         pair = model * LEVEL_COUNT + priority - 1
+        level_bit = <uint8_t>(1 << (priority - 1))
+        m = &self.models[model]
         self.sequence += 1
         self.live[slot] = self.sequence
         self.slot_pair[slot] = pair
-        self.slot_arrived[slot] = self.now_ns
+        if self.policy == POLICY_TIMEOUT:
+            self.slot_arrived[slot] = self.now_ns
         self.queues[pair].push(deadline, self.sequence, slot)
-        self.models[model].live_count += 1
-        self.models[model].level_mask |= <uint8_t>(1 << (priority - 1))
-        self.models[model].arrival_count += 1.0
+        m.live_count += 1
+        m.arrival_count += 1.0
         self.queued += 1
-        self.touch(model)
+        # A request that only lengthens the one queue of its model leaves the candidate's keys lower bounds for a while.
+        if m.live_count > m.quiet_count or m.level_mask != level_bit or deadline < m.earliest_ns:
+            m.level_mask |= level_bit
+            self.touch(model)
         return EVENT_OK
 
     cdef int request_cancelled(self, uint32_t slot) noexcept nogil:
@@ -115,6 +123,19 @@ cdef class State:
         m.live_count -= 1
         self.queued -= 1
         return slot
+
+    cdef int32_t take_many(self, int32_t model, int32_t level, int32_t count) noexcept nogil:
+        """Move up to `count` first requests of one level from the queue to `ids`; return how many."""
+        cdef Model* m = &self.models[model]
+        cdef DeadlineQueue* queue = &self.queues[model * LEVEL_COUNT + level]
+        count = min(count, <int32_t>queue.live_count())
+        self.ids.resize(self.ids.size() + count)
+        queue.take(count, self.live.data(), &self.ids[self.ids.size() - count])
+        if queue.empty():
+            m.level_mask &= <uint8_t>~(1 << level)
+        m.live_count -= <uint32_t>count
+        self.queued -= <uint32_t>count
+        return count
 
     cdef void touch(self, int32_t model) noexcept nogil:
         """Note that the model's queue changed: its candidates are placed anew once, before matching."""

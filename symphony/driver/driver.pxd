@@ -10,6 +10,7 @@ from libcpp.memory cimport unique_ptr
 from libcpp.vector cimport vector
 
 from symphony.core.engine cimport Engine
+from symphony.core.margins cimport Margins
 
 cdef extern from "symphony/mpsc_ring.h" namespace "symphony" nogil:
     cppclass MpscRing[T]:
@@ -63,6 +64,7 @@ cdef enum:
 
 cdef class Driver:
     cdef readonly Engine engine
+    cdef Margins margins
     cdef MpscRing[DriverEvent] ring
     cdef vector[unique_ptr[MessageRing]] lanes
     cdef MessageRing outcomes

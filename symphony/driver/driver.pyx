@@ -8,6 +8,7 @@ reason of its drop or the acknowledgement of its cancellation. Only then may its
 from libc.stdlib cimport free
 
 from symphony.core.engine cimport Engine
+from symphony.core.margins cimport Margins
 from symphony.core.state cimport (
     DECISION_DISPATCH,
     DROP_NOT_READY,
@@ -29,6 +30,7 @@ cdef class Driver:
         cdef int32_t gpu
         cdef MessageRing* lane
         self.engine = engine
+        self.margins = Margins(engine)
         self.ring.reset(4 * <size_t>engine.request_count_max + 4096)
         self.outcomes.reset(2 * <size_t>engine.request_count_max + 64)
         for gpu in range(engine.gpu_count_max):
@@ -77,16 +79,22 @@ cdef class Driver:
         if event.kind == ON_BATCH_STARTED:
             return self.engine.batch_started(event.plan_id, event.gpu, event.at_ns)
         if event.kind == ON_BATCH_FINISHED:
-            return self.engine.batch_finished(event.plan_id, event.gpu, event.at_ns)
+            return self.margins.batch_finished(event.plan_id, event.gpu, event.at_ns)
         if event.kind == ON_MODEL_ADDED:
-            return self.engine.model_added(event.model, event.at_ns, <int32_t>event.slot, event.table[0], event.table[1],
-                                      event.priority)
+            status = self.engine.model_added(event.model, event.at_ns, <int32_t>event.slot, event.table[0], event.table[1],
+                                             event.priority)
+            if status == EVENT_OK:
+                self.margins.configure(event.model, event.table[0])
+            return status
         if event.kind == ON_MODEL_REMOVED:
             return self.engine.model_removed(event.model)
         if event.kind == ON_PROFILE_CHANGED:
             return self.engine.profile_changed(event.model, event.gpu, event.table)
         if event.kind == ON_MARGIN_CHANGED:
-            return self.engine.margin_changed(event.model, event.at_ns)
+            status = self.engine.margin_changed(event.model, event.at_ns)
+            if status == EVENT_OK:
+                self.margins.configure(event.model, event.at_ns)
+            return status
         if event.kind == ON_GPU_JOINED:
             return self.engine.gpu_joined(event.gpu, event.model)
         if event.kind == ON_GPU_LEFT:

@@ -4,7 +4,9 @@
 One thread, never sleeping: it takes the arrivals that are due by the clock (drawn before, nothing is computed here),
 the ends of batches on GPUs that take exactly l(b), and runs the core on them; so what it cannot keep up with shows as
 lag, late batches and drops, as it would in a node. With `driver` the same passes through the node's rings: every
-request and every batch's end is pushed as an event, every plan and drop is read from its lane.
+request and every batch's end is pushed as an event, every plan and drop is read from its lane. With `quantum_ns` the
+clock is not the machine's: it moves on by that much per look, so that every run takes the same steps and instructions
+can be counted.
 """
 
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t
@@ -75,15 +77,20 @@ cdef class CapacityRun:
     cdef readonly uint64_t step_count
     cdef readonly uint64_t no_slot_count
     cdef readonly int64_t elapsed_ns
-    cdef int64_t start_ns
+    cdef int64_t quantum_ns
+    cdef int64_t now_ns                       # of the clock that does not follow the machine's
 
     def __init__(self, Engine engine, const int64_t[::1] gaps, const int32_t[::1] models, const int64_t[::1] slos,
-                 const int64_t[:, ::1] latency, int gpu_count, Driver driver=None):
-        """Take an engine with its models and GPUs set up at time 0, and a ring of arrivals: gaps in ns and models.
+                 const int64_t[:, ::1] latency, int gpu_count, Driver driver=None, int64_t quantum_ns=0):
+        """Take an engine with its models and GPUs added at time 0, and a ring of arrivals: gaps in ns and models.
 
-        `latency` is int64[model, batch size], entry 0 unused. With `driver`, `engine` must be its engine.
+        Every model is made resident on every GPU. `latency` is int64[model, batch size], entry 0 unused. With `driver`,
+        `engine` must be its engine.
         """
         cdef uint32_t slot
+        cdef int32_t model, gpu
+        self.quantum_ns = quantum_ns
+        self.now_ns = 1
         self.engine, self.gaps, self.models, self.slos, self.latency = engine, gaps, models, slos, latency
         self.has_rings = driver is not None
         self.driver = driver
@@ -93,6 +100,11 @@ cdef class CapacityRun:
         self.running.resize(2 * gpu_count)
         self.running_count.assign(gpu_count, 0)
         self.finishes.reset(gpu_count)
+        engine.begin(0)
+        for gpu in range(gpu_count):
+            for model in range(<int32_t>slos.shape[0]):
+                engine.model_placed(model, gpu)
+        engine.run(0)
 
     def run(self, double duration_s):
         """Load the engine for so many seconds of real time, then let what is inside end."""
@@ -113,6 +125,13 @@ cdef class CapacityRun:
                 return LatencyHistogram.upper_ns(bucket)
         return 0
 
+    cdef int64_t look(self) noexcept nogil:
+        """Return what time it is."""
+        if self.quantum_ns == 0:
+            return monotonic_ns()
+        self.now_ns += self.quantum_ns
+        return self.now_ns
+
     cdef void _run(self, int64_t duration_ns) noexcept nogil:
         cdef int64_t count = self.gaps.shape[0]
         cdef int64_t position = 0
@@ -123,12 +142,13 @@ cdef class CapacityRun:
         event.priority = PRIORITY
         event.table = NULL
         event.plan_id = 0
-        self.start_ns = monotonic_ns()
-        end = self.start_ns + duration_ns
-        arrival = self.start_ns + self.gaps[0]
+        now = self.look()
+        end = now + duration_ns
+        self.elapsed_ns = duration_ns
+        arrival = now + self.gaps[0]
         wake = INT64_MAX
         while True:
-            now = monotonic_ns()
+            now = self.look()
             due = wake
             if arrival < due and arrival < end:
                 due = arrival
@@ -158,8 +178,7 @@ cdef class CapacityRun:
                 self.perform()
                 wake = self.engine.wakeup()
             self.step_count += 1
-            self.lags.record(monotonic_ns() - due)
-        self.elapsed_ns = end - self.start_ns
+            self.lags.record((monotonic_ns() if self.quantum_ns == 0 else now) - due)
 
     cdef void arrive(self, int64_t at, int32_t model, DriverEvent& event) noexcept nogil:
         cdef uint32_t slot
@@ -222,7 +241,7 @@ cdef class CapacityRun:
                           uint32_t count) noexcept nogil:
         cdef Running* r = &self.running[2 * gpu + self.running_count[gpu]]
         cdef uint32_t k
-        cdef int64_t now = monotonic_ns()
+        cdef int64_t now = monotonic_ns() if self.quantum_ns == 0 else self.now_ns
         cdef int64_t begin = start_at if start_at > now else now
         self.batch_count += 1
         if self.running_count[gpu] == 1 and self.running[2 * gpu].finish_at_ns > begin:

@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libcpp.vector cimport vector
 
 from symphony.core.engine cimport Engine
+from symphony.core.margins cimport Margins
 from symphony.core.state cimport NativeDecision
 
 cdef enum:
@@ -24,3 +25,5 @@ cdef class SimPolicy:
 
 cdef class CorePolicy(SimPolicy):
     cdef readonly Engine engine
+    cdef Margins margins
+    cdef bint adapt

@@ -4,6 +4,7 @@
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t
 
 from symphony.core.engine cimport Engine
+from symphony.core.margins cimport Margins
 
 
 cdef class SimPolicy:
@@ -29,11 +30,13 @@ cdef class SimPolicy:
 
 
 cdef class CorePolicy(SimPolicy):
-    """The core behind its native door: the code that the live node runs, byte for byte."""
+    """The core behind its native door, margins beside it: the code that the live node runs, byte for byte."""
 
-    def __init__(self, Engine engine):
-        """Take an engine that knows its models, profiles and GPUs, and no request."""
+    def __init__(self, Engine engine, bint adapt=True):
+        """Take an engine that knows its models, profiles and GPUs, and no request; `adapt`: learn margins."""
         self.engine = engine
+        self.margins = Margins(engine) if adapt else None
+        self.adapt = adapt
 
     cdef void begin(self, int64_t now) noexcept nogil:
         self.engine.begin(now)
@@ -42,7 +45,10 @@ cdef class CorePolicy(SimPolicy):
         self.engine.request_arrived(slot, model, deadline, priority)
 
     cdef void batch_finished(self, uint64_t plan_id, int32_t gpu, int64_t now) noexcept nogil:
-        self.engine.batch_finished(plan_id, gpu, now)
+        if self.adapt:
+            self.margins.batch_finished(plan_id, gpu, now)
+        else:
+            self.engine.batch_finished(plan_id, gpu, now)
 
     cdef void gpu_left(self, int32_t gpu) noexcept nogil:
         self.engine.gpu_left(gpu)

@@ -92,8 +92,11 @@ def draw_requests(workload: Workload, seed: int) -> Requests:
     )
 
 
-def make_core_policy(workload: Workload, request_count: int, **settings: Any) -> CorePolicy:
-    """Return the scheduling core set up for the workload, with further `settings` of docs/core.md."""
+def make_core_policy(workload: Workload, request_count: int, *, adapt: bool = True, **settings: Any) -> CorePolicy:
+    """Return the scheduling core set up for the workload, with further `settings` of docs/core.md.
+
+    `adapt`: margins follow how much batches overrun their profile (symphony/core/margins.pyx).
+    """
     scheduler = Scheduler(
         **{
             "policy": workload.policy,
@@ -121,7 +124,7 @@ def make_core_policy(workload: Workload, request_count: int, **settings: Any) ->
     for model, kind in hosts:
         for gpu in by_kind[kind]:
             scheduler.step(0, ModelPlaced(model, gpu))
-    return CorePolicy(scheduler.engine)
+    return CorePolicy(scheduler.engine, adapt)
 
 
 def latency_tables(workload: Workload) -> Array:

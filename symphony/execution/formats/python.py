@@ -37,7 +37,7 @@ def load_python(config: ModelConfig, folder: Path, torch_device: str) -> PythonM
             load(folder, torch.device(torch_device), dict(config.parameters))
     except ModelLoadError:
         raise
-    except (Exception, SystemExit) as error:  # a script's sys.exit must not end the node
+    except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:  # none of it may end the node
         raise ModelLoadError(
             f'model "{config.name}": {config.entry} in {folder} failed to load on {torch_device}: '
             f"{type(error).__name__}: {error}; mend the model's code or what it reads"
