@@ -30,7 +30,7 @@ from symphony.units import NS_PER_MS, NS_PER_S, ms_to_ns
 
 RESULTS = Path(__file__).parent / "results"
 BATCH_SIZE_MAX = 512
-SLO_MS = 50.0
+SLO_MS = 25.0
 BETA_SHARE = 30.0
 """beta is so many times alpha: batching pays."""
 HEADROOM = 1.25

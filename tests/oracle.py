@@ -475,11 +475,17 @@ class OracleScheduler:
             return True
 
         queue = self.queue(m)
-        if self.shed and b < len(queue) and self.is_wasteful(m, kind, b):
+        has_shed = False
+        while b > 0 and self.shed and b < len(queue) and self.is_wasteful(m, kind, b):
             limiting = min(queue[: b + 1], key=lambda request: (request.deadline_ns, *request.order))
-            if all(request.priority <= limiting.priority for request in queue):
-                self.drop(limiting, "would_miss")
-                return True
+            if not all(request.priority <= limiting.priority for request in queue):
+                break
+            self.drop(limiting, "would_miss")
+            has_shed = True
+            queue = self.queue(m)
+            b = self.fit(m, kind, start_ns)
+        if has_shed:
+            return True
         self.dispatch(g, m, [request.id for request in queue[:b]], start_ns, self.latency(m, kind, b))
         return True
 

@@ -1,6 +1,6 @@
 # Declares the C++ containers of csrc/ that the core builds on. See each header for its invariants.
 
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 from libcpp cimport bool as cbool
 
 
@@ -27,17 +27,33 @@ cdef extern from "symphony/bitmap.h" namespace "symphony" nogil:
         int32_t first_common(const Bitmap& other)
 
 
+cdef extern from "symphony/huge_pages.h" namespace "symphony" nogil:
+    cppclass HugeAllocator[T]:
+        pass
+
+
+cdef extern from "symphony/entry_pool.h" namespace "symphony" nogil:
+    cppclass EntryPool:
+        pass
+
+
 cdef extern from "symphony/deadline_queue.h" namespace "symphony" nogil:
-    cppclass DeadlineQueueEntry "symphony::DeadlineQueue::Entry":
+    cppclass QueueEntry:
         int64_t deadline
-        uint64_t sequence
+        uint32_t sequence
         uint32_t slot
 
+    cppclass RequestSlot:
+        uint32_t sequence
+        int32_t queue
+
     cppclass DeadlineQueue:
+        void reset(EntryPool* pool)
         size_t live_count()
         cbool empty()
-        const DeadlineQueueEntry& front()
-        void push(int64_t deadline, uint64_t sequence, uint32_t slot)
-        uint32_t pop(const uint64_t* live)
-        void take(size_t count, uint64_t* live, uint32_t* slots)
-        void cancelled(const uint64_t* live)
+        const QueueEntry& front()
+        void push(int64_t deadline, uint32_t sequence, uint32_t slot)
+        void prefetch_tail()
+        uint32_t pop(const RequestSlot* slots)
+        void take(size_t count, RequestSlot* slots, uint32_t* out)
+        void cancelled(const RequestSlot* slots)

@@ -71,9 +71,9 @@ cdef class Demand(State):
         while kinds != 0:
             pair = model * KIND_COUNT + first_level(kinds)
             kinds &= kinds - 1
-            size = <double>self.targets[pair]
-            gpus += <double>self.resident_count[pair]
-            speed += <double>self.resident_count[pair] * size / <double>self.tables[pair][self.targets[pair]]
+            size = <double>self.pairs[pair].target
+            gpus += <double>self.pairs[pair].resident_count
+            speed += <double>self.pairs[pair].resident_count * size / <double>self.pairs[pair].latency[self.pairs[pair].target]
         return m.rate * gpus / speed if gpus > 0.0 else 0.0
 
     cdef void measure_targets(self) noexcept nogil:
@@ -94,20 +94,20 @@ cdef class Demand(State):
         while kinds != 0:
             pair = model * KIND_COUNT + first_level(kinds)
             kinds &= kinds - 1
-            self.targets[pair] = staggered_batch_size(
-                self.tables[pair].data(), m.batch_size_max, m.share * <double>self.usable_count,
+            self.pairs[pair].target = staggered_batch_size(
+                self.pairs[pair].latency, m.batch_size_max, m.share * <double>self.usable_count,
                 <double>(m.slo_ns - m.margin_ns - self.control_ns), self.target_share)
             if self.early:
-                early_size = early_batch_size(self.targets[pair], m.share * <double>self.active_count,
+                early_size = early_batch_size(self.pairs[pair].target, m.share * <double>self.active_count,
                                               self.active_count >= self.usable_count)
-                if early_size != self.early_sizes[pair]:
-                    self.early_sizes[pair] = early_size
+                if early_size != self.pairs[pair].early_size:
+                    self.pairs[pair].early_size = early_size
                     self.touch(model)
 
     cdef int32_t target(self, int32_t model, int32_t kind) noexcept nogil:
         if self.targets_dirty:
             self.measure_targets()
-        return self.targets[model * KIND_COUNT + kind]
+        return self.pairs[model * KIND_COUNT + kind].target
 
 
 cdef inline int64_t floor_divide(int64_t value, int64_t divisor) noexcept nogil:

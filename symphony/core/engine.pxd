@@ -31,7 +31,7 @@ cdef class Engine(Demand):
     cdef int64_t urgency(self, int32_t model, int32_t kind, int32_t count) noexcept nogil
     cdef void place(self, int32_t model, int32_t kind) noexcept nogil
     cdef Window window(self, int32_t model, int32_t kind, int32_t count) noexcept nogil
-    cdef int32_t foreseen(self, int32_t model, int32_t count, int64_t until, int32_t most) noexcept nogil
+    cdef int32_t foreseen(self, int32_t model, int32_t kind, int32_t count, int32_t most, Window& window) noexcept nogil
     cdef void set_quiet(self, int32_t model, int32_t kind, int32_t count) noexcept nogil
     cdef void unplace(self, int32_t model, int32_t kind) noexcept nogil
     cdef void place_all(self, int32_t model) noexcept nogil

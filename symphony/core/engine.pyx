@@ -40,6 +40,7 @@ from symphony.core.state cimport (
     LEVEL_COUNT,
     Model,
     NativeDecision,
+    Pair,
     POLICY_DEFERRED,
     POLICY_EAGER,
     POLICY_TIMEOUT,
@@ -104,6 +105,7 @@ cdef class Engine(Demand):
     cdef int model_added(self, int32_t model, int64_t slo, int32_t batch_size_max, int64_t margin, int64_t delay,
                          int32_t preferred) noexcept nogil:
         cdef Model* m
+        cdef Pair* pair
         cdef int32_t kind
         if model < 0 or model >= self.model_count_max:
             return EVENT_OUT_OF_RANGE
@@ -129,9 +131,13 @@ cdef class Engine(Demand):
         self.resident[model].reset(self.gpu_count_max)
         for kind in range(KIND_COUNT):
             self.tables[model * KIND_COUNT + kind].clear()
-            self.resident_count[model * KIND_COUNT + kind] = 0
-            self.targets[model * KIND_COUNT + kind] = 1
-            self.early_sizes[model * KIND_COUNT + kind] = INT32_MAX
+            pair = &self.pairs[model * KIND_COUNT + kind]
+            pair.latency = NULL
+            pair.target = 1
+            pair.early_size = INT32_MAX
+            pair.resident_count = 0
+            pair.quiet = 0
+            pair.aside_step = 0
         self.model_count += 1
         self.measure_shares()
         return EVENT_OK
@@ -162,6 +168,7 @@ cdef class Engine(Demand):
         table[0][0] = 0
         for b in range(1, self.models[model].batch_size_max + 1):
             table[0][b] = latency[b - 1]
+        self.pairs[model * KIND_COUNT + kind].latency = table.data()
         self.models[model].profile_mask |= <uint8_t>(1 << kind)
         self.targets_dirty = True
         self.residency_changed(model)
@@ -203,7 +210,7 @@ cdef class Engine(Demand):
         if self.resident[model].test(gpu):
             return EVENT_OK
         self.resident[model].set(gpu)
-        self.resident_count[model * KIND_COUNT + kind] += 1
+        self.pairs[model * KIND_COUNT + kind].resident_count += 1
         self.models[model].kind_mask |= <uint8_t>(1 << kind)
         self.residency_changed(model)
         return EVENT_OK
@@ -218,8 +225,8 @@ cdef class Engine(Demand):
             return EVENT_OK
         pair = model * KIND_COUNT + self.gpus[gpu].kind
         self.resident[model].clear(gpu)
-        self.resident_count[pair] -= 1
-        if self.resident_count[pair] == 0:
+        self.pairs[pair].resident_count -= 1
+        if self.pairs[pair].resident_count == 0:
             self.models[model].kind_mask &= <uint8_t>~(1 << self.gpus[gpu].kind)
             self.unplace(model, self.gpus[gpu].kind)
         self.residency_changed(model)
@@ -228,7 +235,7 @@ cdef class Engine(Demand):
     cdef int64_t urgency(self, int32_t model, int32_t kind, int32_t count) noexcept nogil:
         """Return the key by which schedulable candidates are served, the smallest first."""
         if self.policy == POLICY_DEFERRED:
-            return self.due(model, count) - self.tables[model * KIND_COUNT + kind][count] - self.control_ns
+            return self.due(model, count) - self.pairs[model * KIND_COUNT + kind].latency[count] - self.control_ns
         if self.policy == POLICY_EAGER:
             return self.due(model, count)
         return self.slot_arrived[self.head_slot(model)]
@@ -264,16 +271,10 @@ cdef class Engine(Demand):
         if not may_grow:
             later = m.preferred - 1
         elif window.confined_ns <= self.now_ns:
-            later = self.foreseen(model, count, window.ready_ns, m.batch_size_max - 1)
+            later = self.foreseen(model, kind, count, m.batch_size_max - 1, window)
         else:
-            later = self.foreseen(model, count, window.confined_ns,
-                                  min(m.batch_size_max, max(self.early_sizes[pair], count + 1)) - 1)
-        if may_grow and later > count:
-            then = self.window(model, kind, later)
-            if (then.ready_ns if window.confined_ns <= self.now_ns else then.confined_ns) <= self.now_ns:
-                later = count
-            else:
-                window = then
+            later = self.foreseen(model, kind, count,
+                                  min(m.batch_size_max, max(self.pairs[pair].early_size, count + 1)) - 1, window)
         if window.confined_ns <= self.now_ns:
             self.waiting.set(pair, window.ready_ns)
             self.confined[kind].set(model, self.urgency(model, kind, later if may_grow else count))
@@ -291,26 +292,51 @@ cdef class Engine(Demand):
             window.confined_ns = window.ready_ns = self.slot_arrived[self.head_slot(model)] + m.delay_ns
             return window
         window.confined_ns = window.ready_ns = self.due(model, count) - self.control_ns - max(
-            self.tables[pair][count + 1], self.tables[pair][count] + self.window_ns)
+            self.pairs[pair].latency[count + 1], self.pairs[pair].latency[count] + self.window_ns)
         if self.early:
-            if count >= self.early_sizes[pair]:
+            if count >= self.pairs[pair].early_size:
                 window.confined_ns = INT64_MIN
             if self.active_count < self.usable_count:
                 window.ready_ns = self.urgency(model, kind, count) - self.window_ns // 2
         return window
 
-    cdef int32_t foreseen(self, int32_t model, int32_t count, int64_t until, int32_t most) noexcept nogil:
-        """Return the live count to expect at an instant, from `count` to `most`."""
-        cdef double more = self.models[model].rate * <double>(until - self.now_ns) / <double>self.epoch_ns
-        return most if more >= <double>(most - count) else count + <int32_t>more
+    cdef int32_t foreseen(self, int32_t model, int32_t kind, int32_t count, int32_t most, Window& window) noexcept nogil:
+        """Return the live count to expect when the candidate must be looked at again, and its window then.
+
+        From `count`, whose window comes in, to `most`. The more arrive, the earlier that is; where the profile is a line
+        the first guess is right, elsewhere guesses are halved until one lies ahead.
+        """
+        cdef Model* m = &self.models[model]
+        cdef cbool is_confined = window.confined_ns <= self.now_ns
+        cdef int64_t at = window.ready_ns if is_confined else window.confined_ns
+        cdef double rate = max(m.rate, m.arrival_count) / <double>self.epoch_ns
+        cdef double more = rate * <double>(at - self.now_ns)
+        cdef int32_t later = most if more >= <double>(most - count) else count + <int32_t>more
+        cdef Window then
+        cdef int64_t then_at
+        cdef cbool is_guess = True
+        while later > count:
+            then = self.window(model, kind, later)
+            then_at = then.ready_ns if is_confined else then.confined_ns
+            if is_guess:
+                # Each further request brings it forward by the line's slope; so fewer arrive until then.
+                is_guess = False
+                later = count + <int32_t>(more / (1.0 + rate * <double>(at - then_at) / <double>(later - count)))
+                later = min(later, most)
+                continue
+            if then_at > self.now_ns:
+                window = then
+                return later
+            later = count + (later - count) // 2
+        return count
 
     cdef void set_quiet(self, int32_t model, int32_t kind, int32_t count) noexcept nogil:
         """Note up to which live count the keys of the pair's candidate hold."""
         cdef uint8_t kinds = self.models[model].kind_mask
         cdef uint32_t least = UINT32_MAX
-        self.quiet[model * KIND_COUNT + kind] = <uint32_t>count
+        self.pairs[model * KIND_COUNT + kind].quiet = <uint32_t>count
         while kinds != 0:
-            least = min(least, self.quiet[model * KIND_COUNT + first_level(kinds)])
+            least = min(least, self.pairs[model * KIND_COUNT + first_level(kinds)].quiet)
             kinds &= kinds - 1
         self.models[model].quiet_count = least
 
@@ -332,7 +358,7 @@ cdef class Engine(Demand):
         while kinds != 0:
             kind = first_level(kinds)
             kinds &= kinds - 1
-            if self.aside_step[model * KIND_COUNT + kind] != self.step_count:
+            if self.pairs[model * KIND_COUNT + kind].aside_step != self.step_count:
                 self.place(model, kind)
 
     cdef void refresh_hopeless(self, int32_t model) noexcept nogil:
@@ -359,8 +385,8 @@ cdef class Engine(Demand):
         cdef int32_t kind
         m.alone_ns = NEVER
         for kind in range(KIND_COUNT):
-            if m.kind_mask & (1 << kind) and self.tables[model * KIND_COUNT + kind][1] < m.alone_ns:
-                m.alone_ns = self.tables[model * KIND_COUNT + kind][1]
+            if m.kind_mask & (1 << kind) and self.pairs[model * KIND_COUNT + kind].latency[1] < m.alone_ns:
+                m.alone_ns = self.pairs[model * KIND_COUNT + kind].latency[1]
         self.touch(model)
 
     # ---- drops -----------------------------------------------------------------------------------------------
@@ -451,7 +477,13 @@ cdef class Engine(Demand):
                 continue
             # Whatever is decided from here on may free a candidate set aside before it.
             self.is_settled = not has_aside
-            if not self.shed_one(model, kind, count):
+            if self.shed_one(model, kind, count):
+                while True:
+                    count = self.fit(model, kind, start)
+                    if count == 0 or not self.shed_one(model, kind, count):
+                        break
+                self.refresh(model)
+            else:
                 self.dispatch(model, gpu, count, start)
         for i in range(self.aside.size()):
             self.place(self.aside[i] // KIND_COUNT, self.aside[i] % KIND_COUNT)
@@ -508,7 +540,7 @@ cdef class Engine(Demand):
 
     cdef void set_aside(self, int32_t model, int32_t kind) noexcept nogil:
         cdef int32_t pair = model * KIND_COUNT + kind
-        self.aside_step[pair] = self.step_count
+        self.pairs[pair].aside_step = self.step_count
         self.aside.push_back(pair)
         self.unplace(model, kind)
 
@@ -522,9 +554,9 @@ cdef class Engine(Demand):
         cdef int64_t earliest = NEVER
         cdef uint8_t levels = m.level_mask
         cdef DeadlineQueue* queue
-        if not self.shed or count >= self.targets[pair] or <uint32_t>count >= m.live_count:
+        if not self.shed or count >= self.pairs[pair].target or <uint32_t>count >= m.live_count:
             return False
-        if not is_wasteful(count, self.targets[pair], self.tables[pair].data(), self.gpus_asked,
+        if not is_wasteful(count, self.pairs[pair].target, self.pairs[pair].latency, self.gpus_asked,
                            <double>self.usable_count):
             return False
         while levels != 0 and before < count + 1:
@@ -538,12 +570,11 @@ cdef class Engine(Demand):
         if m.level_mask >> (limiting + 1) != 0:
             return False
         self.drop(model, self.take(model, limiting), DROP_WOULD_MISS)
-        self.refresh(model)
         return True
 
     cdef void dispatch(self, int32_t model, int32_t gpu, int32_t count, int64_t start) noexcept nogil:
         cdef Gpu* g = &self.gpus[gpu]
-        cdef int64_t duration = self.tables[model * KIND_COUNT + g.kind][count]
+        cdef int64_t duration = self.pairs[model * KIND_COUNT + g.kind].latency[count]
         cdef NativeDecision decision
         cdef int32_t left = count
         self.plan_count += 1

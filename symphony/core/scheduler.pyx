@@ -142,7 +142,7 @@ cdef class Scheduler:
             self._check_model(event.model)
             check_range("deadline_ns", event.deadline_ns, -TIME_LIMIT, TIME_LIMIT)
             check_range("priority", event.priority, 1, LEVEL_COUNT)
-            if engine.live[<size_t>event.id] != 0:
+            if engine.slots[<size_t>event.id].sequence != 0:
                 raise ValueError(f"request id {event.id} is in use: wait until it has left")
         elif isinstance(event, events.RequestCancelled):
             check_range("request id", event.id, 0, engine.request_count_max - 1)

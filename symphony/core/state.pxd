@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
 
-from symphony.core.containers cimport Bitmap, DeadlineQueue, IndexedHeap
+from symphony.core.containers cimport Bitmap, DeadlineQueue, EntryPool, HugeAllocator, IndexedHeap, RequestSlot
 
 cdef enum:
     KIND_COUNT = 8            # kinds of GPU; a (model, kind) pair is numbered model * 8 + kind
@@ -38,6 +38,12 @@ cdef enum EventStatus:
     EVENT_NO_PROFILE = 8
     EVENT_OUT_OF_RANGE = 9
 
+cdef struct Arrival:
+    int64_t deadline
+    uint32_t slot
+    int32_t model
+    int32_t priority
+
 cdef struct NativeDecision:
     int32_t kind              # DecisionKind
     int32_t reason            # DropReason of a drop
@@ -49,23 +55,34 @@ cdef struct NativeDecision:
     int64_t start_at_ns
     int64_t finish_at_ns
 
+# The first 64 bytes are what an arrival and the placing of a candidate touch.
 cdef struct Model:
     cbool exists
     uint8_t level_mask        # priority levels with live requests
     uint8_t kind_mask         # kinds on which it is resident
     uint8_t profile_mask      # kinds with a latency table
     int32_t batch_size_max
-    int32_t preferred         # timeout policy: a batch of this size goes at once
     uint32_t live_count
-    uint32_t quiet_count      # least of `quiet` over its kinds: see there
+    uint32_t quiet_count      # least `quiet` of its pairs
     int64_t earliest_ns       # earliest deadline of its live requests
-    int64_t slo_ns
-    int64_t margin_ns
-    int64_t delay_ns          # timeout policy
-    int64_t alone_ns          # smallest l(1) over resident kinds
     double arrival_count      # in the current epoch
     double rate               # per epoch, halved each epoch
+    int64_t margin_ns
+    int64_t alone_ns          # smallest l(1) over resident kinds
+    int64_t slo_ns
+    int64_t delay_ns          # timeout policy
+    int32_t preferred         # timeout policy: a batch of this size goes at once
     double share              # of the GPUs' time that its arrivals ask for
+
+# A model on a kind of GPU.
+cdef struct Pair:
+    const int64_t* latency    # l(b) at [b], [0] unused; NULL without profile
+    int32_t target            # batch size
+    int32_t early_size        # a batch of this size need not wait for frontrun
+    int32_t resident_count    # joined GPUs of the kind that hold the model
+    uint32_t quiet            # live count up to which the keys of its candidate are lower bounds, if no deadline is before
+                              # earliest_ns; 0 when it has none
+    uint64_t aside_step       # the last step in which it was set aside
 
 cdef struct Flight:
     uint64_t plan_id
@@ -84,6 +101,7 @@ cdef struct Gpu:
 
 cdef extern from *:
     int count_trailing_zeros "__builtin_ctz"(unsigned int word) noexcept nogil
+    void prefetch "__builtin_prefetch"(const void* address, int is_write) noexcept nogil
 
 
 # The lowest set bit's number: the first kind or level of a mask, which must not be 0.
@@ -106,20 +124,16 @@ cdef class State:
     cdef int32_t gpu_count_max
 
     # requests, by slot (the caller's id)
-    cdef vector[uint64_t] live          # sequence of the live request in the slot, 0 when none
-    cdef vector[int32_t] slot_pair      # model * 8 + level - 1
-    cdef vector[int64_t] slot_arrived   # now at arrival
-    cdef uint64_t sequence
+    cdef vector[RequestSlot, HugeAllocator[RequestSlot]] slots      # `queue` is model * 8 + level - 1
+    cdef vector[int64_t] slot_arrived   # now at arrival; timeout policy only
+    cdef uint32_t sequence              # of the last arrival; wraps around, never 0
 
     # models and their queues
     cdef vector[Model] models
+    cdef EntryPool chunks                       # what the queues are made of
     cdef vector[DeadlineQueue] queues           # by (model, level)
-    cdef vector[vector[int64_t]] tables         # by (model, kind): l(b) at [b], [0] unused; empty without profile
-    cdef vector[int32_t] resident_count         # by (model, kind): joined GPUs that hold the model
-    cdef vector[int32_t] targets                # by (model, kind): target batch size
-    cdef vector[int32_t] early_sizes            # by (model, kind): a batch of this size need not wait for frontrun
-    cdef vector[uint32_t] quiet                 # by (model, kind): live count up to which the keys of its candidate are
-                                                # lower bounds, if no deadline is before earliest_ns; 0 when it has none
+    cdef vector[Pair] pairs                     # by (model, kind)
+    cdef vector[vector[int64_t]] tables         # by (model, kind): what `latency` points to
     cdef vector[Bitmap] resident                # by model: GPUs that hold it
     cdef int32_t model_count
     cdef uint32_t queued
@@ -143,7 +157,6 @@ cdef class State:
     cdef IndexedHeap hopeless                   # model by the first instant a request of it is hopeless
     cdef IndexedHeap gpu_turns                  # GPU by the instant its availability changes by itself
     cdef vector[int32_t] aside                  # (model, kind) set aside in this step
-    cdef vector[uint64_t] aside_step            # by (model, kind)
     cdef uint64_t step_count
     cdef cbool is_settled                       # no candidate was set aside before the step's last decision
 
@@ -159,6 +172,9 @@ cdef class State:
     cdef vector[uint32_t] ids
 
     cdef int request_arrived(self, uint32_t slot, int32_t model, int64_t deadline, int32_t priority) noexcept nogil
+    cdef int requests_arrived(self, const Arrival* arrivals, size_t count) noexcept nogil
+    cdef void fetch_ahead(self, const Arrival& arrival) noexcept nogil
+    cdef void fetch_nearer(self, const Arrival& arrival) noexcept nogil
     cdef int request_cancelled(self, uint32_t slot) noexcept nogil
     cdef uint32_t take(self, int32_t model, int32_t level) noexcept nogil
     cdef int32_t take_many(self, int32_t model, int32_t level, int32_t count) noexcept nogil

@@ -10,6 +10,7 @@ from libc.stdlib cimport free
 from symphony.core.engine cimport Engine
 from symphony.core.margins cimport Margins
 from symphony.core.state cimport (
+    Arrival,
     DECISION_DISPATCH,
     DROP_NOT_READY,
     EVENT_OK,
@@ -20,6 +21,10 @@ from symphony.core.state cimport (
 
 # An advance takes so many events at most, so that a flood of arrivals cannot delay decisions that are due.
 cdef int EVENTS_PER_ADVANCE_MAX = 8192
+# Events are taken in blocks, and what a block's arrivals will touch is fetched while it is read.
+cdef enum:
+    BLOCK = 32
+    NEARER = 4
 
 
 cdef class Driver:
@@ -43,19 +48,30 @@ cdef class Driver:
 
     cdef int64_t advance(self, int64_t now) noexcept nogil:
         """Take waiting events, let the core decide, perform it; return when to be called next (now: at once)."""
-        cdef DriverEvent event
+        cdef DriverEvent[BLOCK] block
         cdef int taken = 0
+        cdef int count, k
         cdef int status
         self.touched_gpus.clear()
         self.has_outcomes = False
         self.engine.begin(now)
-        while taken < EVENTS_PER_ADVANCE_MAX and self.ring.pop(event):
-            taken += 1
-            status = self.apply(event)
-            if event.table != NULL:
-                free(event.table)
-            if status != EVENT_OK and self.fault == 0:
-                self.fault = status
+        while taken < EVENTS_PER_ADVANCE_MAX:
+            count = 0
+            while count < BLOCK and self.ring.pop(block[count]):
+                if block[count].kind == ON_REQUEST_ARRIVED:
+                    self.engine.fetch_ahead(arrival_of(block[count]))
+                count += 1
+            if count == 0:
+                break
+            taken += count
+            for k in range(count):
+                if k + NEARER < count and block[k + NEARER].kind == ON_REQUEST_ARRIVED:
+                    self.engine.fetch_nearer(arrival_of(block[k + NEARER]))
+                status = self.apply(block[k])
+                if block[k].table != NULL:
+                    free(block[k].table)
+                if status != EVENT_OK and self.fault == 0:
+                    self.fault = status
         self.engine.run(now)
         self.perform(now)
         if not self.ring.empty():
@@ -72,7 +88,7 @@ cdef class Driver:
                 return EVENT_OK
             return status
         if event.kind == ON_REQUEST_CANCELLED:
-            if event.slot < self.engine.request_count_max and self.engine.live[event.slot] != 0:
+            if event.slot < self.engine.request_count_max and self.engine.slots[event.slot].sequence != 0:
                 self.engine.request_cancelled(event.slot)
                 self.report(event.slot, OUTCOME_CANCELLED)
             return EVENT_OK
@@ -132,3 +148,12 @@ cdef class Driver:
                                                        decision.count):
                 self.fault = EVENT_UNKNOWN_GPU
             self.touched_gpus.push_back(decision.gpu)
+
+
+cdef inline Arrival arrival_of(const DriverEvent& event) noexcept nogil:
+    cdef Arrival arrival
+    arrival.deadline = event.at_ns
+    arrival.slot = event.slot
+    arrival.model = event.model
+    arrival.priority = event.priority
+    return arrival

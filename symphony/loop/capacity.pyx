@@ -14,9 +14,9 @@ from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from symphony.core.containers cimport IndexedHeap
+from symphony.core.containers cimport HugeAllocator, IndexedHeap
 from symphony.core.engine cimport Engine
-from symphony.core.state cimport DECISION_DISPATCH, NativeDecision
+from symphony.core.state cimport Arrival, DECISION_DISPATCH, NativeDecision, prefetch
 from symphony.driver.driver cimport (
     ON_BATCH_FINISHED,
     ON_REQUEST_ARRIVED,
@@ -38,6 +38,8 @@ cdef extern from "symphony/latency_histogram.h" namespace "symphony" nogil:
 
 cdef int64_t ARRIVALS_PER_STEP_MAX = 16384
 cdef int32_t PRIORITY = 4
+cdef enum:
+    FETCH_AHEAD = 24
 
 
 cdef inline int64_t monotonic_ns() noexcept nogil:
@@ -62,7 +64,8 @@ cdef class CapacityRun:
     cdef const int64_t[::1] slos
     cdef const int64_t[:, ::1] latency
     cdef vector[uint32_t] free_slots
-    cdef vector[int64_t] deadlines            # by slot
+    cdef vector[Arrival] arrivals             # of this step
+    cdef vector[int64_t, HugeAllocator[int64_t]] deadlines            # by slot
     cdef vector[Running] running              # by GPU, two each
     cdef vector[int32_t] running_count
     cdef IndexedHeap finishes
@@ -165,11 +168,12 @@ cdef class CapacityRun:
             taken = 0
             while arrival <= now and arrival < end and taken < ARRIVALS_PER_STEP_MAX:
                 taken += 1
-                self.arrive(arrival, self.models[position], event)
+                self.take_in(arrival, self.models[position])
                 position += 1
                 if position == count:
                     position = 0
                 arrival += self.gaps[position]
+            self.tell(event)
             if self.has_rings:
                 wake = self.driver.advance(now)
                 self.read_rings()
@@ -180,24 +184,38 @@ cdef class CapacityRun:
             self.step_count += 1
             self.lags.record((monotonic_ns() if self.quantum_ns == 0 else now) - due)
 
-    cdef void arrive(self, int64_t at, int32_t model, DriverEvent& event) noexcept nogil:
-        cdef uint32_t slot
+    cdef void take_in(self, int64_t at, int32_t model) noexcept nogil:
+        """Give a slot to a request."""
+        cdef Arrival arrival
         self.arrived_count += 1
         if self.free_slots.empty():
             self.no_slot_count += 1
             return
-        slot = self.free_slots.back()
+        arrival.slot = self.free_slots.back()
         self.free_slots.pop_back()
-        self.deadlines[slot] = at + self.slos[model]
-        if self.has_rings:
-            event.kind = ON_REQUEST_ARRIVED
-            event.model = model
-            event.slot = slot
-            event.at_ns = self.deadlines[slot]
+        arrival.model = model
+        if self.free_slots.size() > FETCH_AHEAD:
+            prefetch(&self.deadlines[self.free_slots[self.free_slots.size() - FETCH_AHEAD]], 1)
+        arrival.deadline = at + self.slos[model]
+        arrival.priority = PRIORITY
+        self.deadlines[arrival.slot] = arrival.deadline
+        self.arrivals.push_back(arrival)
+
+    cdef void tell(self, DriverEvent& event) noexcept nogil:
+        """Tell the core of the requests taken in."""
+        cdef size_t k
+        if not self.has_rings:
+            self.engine.requests_arrived(self.arrivals.data(), self.arrivals.size())
+            self.arrivals.clear()
+            return
+        event.kind = ON_REQUEST_ARRIVED
+        for k in range(self.arrivals.size()):
+            event.model = self.arrivals[k].model
+            event.slot = self.arrivals[k].slot
+            event.at_ns = self.arrivals[k].deadline
             event.priority = PRIORITY
             self.driver.push(event)
-        else:
-            self.engine.request_arrived(slot, model, self.deadlines[slot], PRIORITY)
+        self.arrivals.clear()
 
     # ---- decisions -------------------------------------------------------------------------------------------
 
@@ -249,6 +267,8 @@ cdef class CapacityRun:
         r.plan_id = plan_id
         r.finish_at_ns = begin + self.latency[model, count]
         for k in range(count):
+            if k + FETCH_AHEAD < count:
+                prefetch(&self.deadlines[slots[k + FETCH_AHEAD]], 0)
             if self.deadlines[slots[k]] >= r.finish_at_ns:
                 self.good_count += 1
             else:

@@ -1,6 +1,7 @@
 // Compare DeadlineQueue with an ordered set on random pushes (in order and not), pops and cancellations.
 #include "symphony/deadline_queue.h"
 
+#include <cstdint>
 #include <random>
 #include <set>
 #include <tuple>
@@ -12,13 +13,15 @@ int main() {
   for (unsigned seed = 0; seed < 60; ++seed) {
     std::mt19937 random(seed);
     const unsigned disorder = seed % 4;  // 0: always in deadline order
-    std::vector<std::uint64_t> live(256, 0);
+    std::vector<symphony::RequestSlot> slots(1024, symphony::RequestSlot{0, 0});
     std::vector<std::uint32_t> free_slots;
-    for (std::uint32_t slot = 0; slot < live.size(); ++slot) free_slots.push_back(slot);
+    for (std::uint32_t slot = 0; slot < slots.size(); ++slot) free_slots.push_back(slot);
+    symphony::EntryPool pool;
     symphony::DeadlineQueue queue;
-    using Key = std::tuple<std::int64_t, std::uint64_t, std::uint32_t>;
+    queue.reset(&pool);
+    using Key = std::tuple<std::int64_t, std::uint64_t, std::uint32_t>;  // with the sequence before it wraps
     std::set<Key> model;
-    std::uint64_t sequence = 0;
+    std::uint64_t sequence = seed % 2 ? 0 : 0xffffffffu - 5000;  // wraps around half way
     std::int64_t now = 0;
     for (int step = 0; step < 20000; ++step) {
       const unsigned choice = random() % 10;
@@ -27,22 +30,32 @@ int main() {
         free_slots.pop_back();
         now += random() % 3;
         const std::int64_t deadline = now + (disorder ? random() % (disorder * 40) : 0);
-        live[slot] = ++sequence;
-        queue.push(deadline, sequence, slot);
+        if (static_cast<std::uint32_t>(++sequence) == 0) ++sequence;
+        slots[slot].sequence = static_cast<std::uint32_t>(sequence);
+        queue.push(deadline, static_cast<std::uint32_t>(sequence), slot);
         model.insert({deadline, sequence, slot});
-      } else if (choice < 8 && !model.empty()) {
+      } else if (choice < 7 && !model.empty()) {
         const Key first = *model.begin();
         model.erase(model.begin());
-        live[std::get<2>(first)] = 0;
-        CHECK(queue.pop(live.data()) == std::get<2>(first));
+        slots[std::get<2>(first)].sequence = 0;
+        CHECK(queue.pop(slots.data()) == std::get<2>(first));
         free_slots.push_back(std::get<2>(first));
+      } else if (choice < 8 && random() % 20 == 0) {
+        std::vector<std::uint32_t> taken(random() % (model.size() + 1));
+        queue.take(taken.size(), slots.data(), taken.data());
+        for (const std::uint32_t slot : taken) {
+          CHECK(slot == std::get<2>(*model.begin()));
+          CHECK(slots[slot].sequence == 0);
+          free_slots.push_back(slot);
+          model.erase(model.begin());
+        }
       } else if (!model.empty()) {
         auto at = model.begin();
         std::advance(at, random() % model.size());
-        live[std::get<2>(*at)] = 0;
+        slots[std::get<2>(*at)].sequence = 0;
         free_slots.push_back(std::get<2>(*at));
         model.erase(at);
-        queue.cancelled(live.data());
+        queue.cancelled(slots.data());
       }
       CHECK(queue.live_count() == model.size());
       CHECK(queue.empty() == model.empty());

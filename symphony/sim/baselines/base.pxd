@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
 
-from symphony.core.containers cimport DeadlineQueue
+from symphony.core.containers cimport DeadlineQueue, EntryPool, RequestSlot
 from symphony.sim.policy cimport SimPolicy
 
 
@@ -16,7 +16,7 @@ cdef class Baseline(SimPolicy):
     cdef int64_t now_ns
     cdef int64_t wake_ns                        # set by decide()
     cdef uint64_t plan_count
-    cdef uint64_t sequence
+    cdef uint32_t sequence
     cdef vector[vector[int64_t]] tables         # by (model, kind): l(b) at [b]; empty where it is not resident
     cdef vector[int64_t] slo_ns
     cdef vector[int32_t] size_max
@@ -24,11 +24,13 @@ cdef class Baseline(SimPolicy):
     cdef vector[uint8_t] is_alive
     cdef vector[int32_t] flight_count           # by GPU
     cdef vector[int64_t] free_at                # by GPU: predicted end of all it holds
+    cdef EntryPool chunks
     cdef vector[DeadlineQueue] queues
-    cdef vector[uint64_t] live                  # by slot: sequence while it waits in a queue
+    cdef vector[RequestSlot] slots
     cdef vector[int64_t] deadlines              # by slot, without the margin
     cdef vector[int32_t] model_of               # by slot
 
+    cdef void make_queues(self, int32_t count)
     cdef const int64_t* table(self, int32_t model, int32_t gpu) noexcept nogil
     cdef cbool is_resident(self, int32_t model, int32_t gpu) noexcept nogil
     cdef int32_t queue_of(self, uint32_t slot, int32_t model) noexcept nogil

@@ -41,8 +41,8 @@ cdef class Baseline(SimPolicy):
         self.is_alive.assign(self.gpu_count, 1)
         self.flight_count.assign(self.gpu_count, 0)
         self.free_at.assign(self.gpu_count, 0)
-        self.queues.resize(self.model_count)
-        self.live.assign(request_count, 0)
+        self.make_queues(self.model_count)
+        self.slots.resize(request_count)
         self.deadlines.assign(request_count, 0)
         self.model_of.assign(request_count, 0)
 
@@ -79,6 +79,13 @@ cdef class Baseline(SimPolicy):
     cdef void decide(self) noexcept nogil:
         pass
 
+    cdef void make_queues(self, int32_t count):
+        """Have `count` empty queues; before the first request."""
+        cdef int32_t number
+        self.queues.resize(count)
+        for number in range(count):
+            self.queues[number].reset(&self.chunks)
+
     cdef int32_t queue_of(self, uint32_t slot, int32_t model) noexcept nogil:
         return model
 
@@ -90,7 +97,7 @@ cdef class Baseline(SimPolicy):
 
     cdef void enqueue(self, int32_t queue, uint32_t slot) noexcept nogil:
         self.sequence += 1
-        self.live[slot] = self.sequence
+        self.slots[slot].sequence = self.sequence
         self.queues[queue].push(self.deadlines[slot], self.sequence, slot)
 
     cdef int32_t fit(self, int32_t queue, int32_t model, int32_t gpu, int64_t start) noexcept nogil:
@@ -130,8 +137,8 @@ cdef class Baseline(SimPolicy):
         d.first = <uint32_t>self.ids.size()
         d.count = 1
         d.start_at_ns = d.finish_at_ns = 0
-        self.live[slot] = 0
-        self.queues[queue].pop(self.live.data())
+        self.slots[slot].sequence = 0
+        self.queues[queue].pop(self.slots.data())
         self.ids.push_back(slot)
         self.decisions.push_back(d)
 
@@ -154,8 +161,8 @@ cdef class Baseline(SimPolicy):
         d.finish_at_ns = start + self.table(model, gpu)[count]
         for k in range(count):
             slot = self.queues[queue].front().slot
-            self.live[slot] = 0
-            self.queues[queue].pop(self.live.data())
+            self.slots[slot].sequence = 0
+            self.queues[queue].pop(self.slots.data())
             self.ids.push_back(slot)
         self.decisions.push_back(d)
         self.flight_count[gpu] += 1

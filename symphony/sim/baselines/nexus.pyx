@@ -64,7 +64,7 @@ cdef class NexusPolicy(Baseline):
                 self.entries_of_model[entry.model].push_back(<int32_t>self.entries.size())
                 self.entries_of_gpu[gpu].push_back(<int32_t>self.entries.size())
                 self.entries.push_back(entry)
-        self.queues.resize(self.entries.size() + 1)
+        self.make_queues(<int32_t>self.entries.size() + 1)
 
     cdef int32_t queue_of(self, uint32_t slot, int32_t model) noexcept nogil:
         """Smooth weighted round robin over the model's entries on living GPUs."""
@@ -95,8 +95,8 @@ cdef class NexusPolicy(Baseline):
             number = self.entries_of_gpu[gpu][i]
             while not self.queues[number].empty():
                 slot = self.queues[number].front().slot
-                self.live[slot] = 0
-                self.queues[number].pop(self.live.data())
+                self.slots[slot].sequence = 0
+                self.queues[number].pop(self.slots.data())
                 self.enqueue(self.queue_of(slot, self.model_of[slot]), slot)
 
     cdef void decide(self) noexcept nogil:

@@ -26,7 +26,7 @@ cdef class TritonPolicy(Baseline):
         super().__init__(workload, request_count)
         self.turn.assign(self.model_count, -1)
         self.arrived.assign(request_count, 0)
-        self.queues.resize(self.model_count * self.gpu_count)
+        self.make_queues(self.model_count * self.gpu_count)
 
     cdef int32_t queue_of(self, uint32_t slot, int32_t model) noexcept nogil:
         cdef int32_t step
@@ -44,8 +44,8 @@ cdef class TritonPolicy(Baseline):
         for model in range(self.model_count):
             while not self.queues[model * self.gpu_count + gpu].empty():
                 slot = self.queues[model * self.gpu_count + gpu].front().slot
-                self.live[slot] = 0
-                self.queues[model * self.gpu_count + gpu].pop(self.live.data())
+                self.slots[slot].sequence = 0
+                self.queues[model * self.gpu_count + gpu].pop(self.slots.data())
                 self.enqueue(self.queue_of(slot, model), slot)
 
     cdef void decide(self) noexcept nogil:
