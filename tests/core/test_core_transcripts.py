@@ -215,7 +215,17 @@ def test_core_answers_as_in_the_transcript(path):
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
 def test_oracle_answers_as_in_the_transcript(path):
     expected = path.read_text()
-    assert replay(expected, OracleScheduler) == expected
+    assert decided(replay(expected, OracleScheduler)) == decided(expected)
+
+
+def decided(transcript: str) -> list[str]:
+    """Return a transcript without wakeups and calls that decided nothing: the core may ask for a call too early."""
+    lines = [line for line in transcript.splitlines() if not line.startswith(INDENT + "wakeup")]
+    answers = [line.startswith(INDENT) and not line.startswith(INDENT + "at ") for line in lines] + [False]
+    return [
+        line for line, is_answered in zip(lines, answers[1:], strict=True)
+        if not line.startswith(INDENT + "at ") or is_answered
+    ]  # fmt: skip
 
 
 def test_there_are_transcripts_to_replay():
