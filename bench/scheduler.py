@@ -69,7 +69,7 @@ def run(rate: float, models: int, gpus: int, duration_s: float, seed: int, has_r
     slos = np.full(models, slo_ns, np.int64)
     driver = Driver(engine, BATCH_SIZE_MAX) if has_rings else None
     capacity = CapacityRun(engine, gaps, chosen, slos, latency, gpus, driver)
-    capacity.run(duration_s)
+    capacity.run(duration_s, WARMUP_S)
     arrived = capacity.arrived_count
     bad = capacity.late_count + capacity.dropped_count + capacity.no_slot_count
     assert capacity.good_count + bad == arrived, "a request was lost"
@@ -88,6 +88,8 @@ def run(rate: float, models: int, gpus: int, duration_s: float, seed: int, has_r
     }
 
 
+WARMUP_S = 1.0
+"""Rates are learnt in epochs of 250 ms; a load that comes at once would be judged by its first one."""
 QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 
 

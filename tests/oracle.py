@@ -312,6 +312,8 @@ class OracleScheduler:
                 self.requests[id_] = Request(id_, m, deadline_ns, priority, self.sequence, self.now_ns)
                 self.sequence += 1
                 self.models[m].count += 1
+                if self.least_latency(m) is not None and self.is_hopeless(self.requests[id_]):
+                    self.drop_in_vain(self.requests[id_])
             case RequestCancelled(id=id_):
                 self.requests.pop(id_, None)
             case BatchStarted(plan_id=plan_id, gpu=g, started_ns=started_ns):
@@ -432,12 +434,19 @@ class OracleScheduler:
 
     def drop_hopeless(self) -> None:
         for m in sorted(self.models):
-            least = self.least_latency(m)
             for request in self.queue(m):
-                if least is None:
+                if self.least_latency(m) is None:
                     self.drop(request, "no_gpu")
-                elif self.now_ns + self.control_ns + least > request.deadline_ns - self.models[m].margin_ns:
-                    self.drop(request, "expired" if request.deadline_ns <= self.now_ns else "would_miss")
+                elif self.is_hopeless(request):
+                    self.drop_in_vain(request)
+
+    def is_hopeless(self, request: Request) -> bool:
+        """Return whether no GPU could end it in time, alone and started now."""
+        m = request.model
+        return self.now_ns + self.control_ns + self.least_latency(m) > request.deadline_ns - self.models[m].margin_ns
+
+    def drop_in_vain(self, request: Request) -> None:
+        self.drop(request, "expired" if request.deadline_ns <= self.now_ns else "would_miss")
 
     def match(self) -> None:
         set_aside: set[tuple[int, int]] = set()

@@ -38,7 +38,6 @@ cdef class Engine(Demand):
     cdef void refresh(self, int32_t model) noexcept nogil
     cdef void refresh_hopeless(self, int32_t model) noexcept nogil
     cdef void residency_changed(self, int32_t model) noexcept nogil
-    cdef void drop(self, int32_t model, uint32_t slot, DropReason reason) noexcept nogil
     cdef void drop_all(self, int32_t model, DropReason reason) noexcept nogil
     cdef void drop_hopeless(self) noexcept nogil
     cdef void match(self) noexcept nogil

@@ -391,20 +391,6 @@ cdef class Engine(Demand):
 
     # ---- drops -----------------------------------------------------------------------------------------------
 
-    cdef void drop(self, int32_t model, uint32_t slot, DropReason reason) noexcept nogil:
-        cdef NativeDecision decision
-        decision.kind = DECISION_DROP
-        decision.reason = reason
-        decision.gpu = -1
-        decision.model = model
-        decision.plan_id = 0
-        decision.first = <uint32_t>self.ids.size()
-        decision.count = 1
-        decision.start_at_ns = 0
-        decision.finish_at_ns = 0
-        self.ids.push_back(slot)
-        self.decisions.push_back(decision)
-
     cdef void drop_all(self, int32_t model, DropReason reason) noexcept nogil:
         while self.models[model].live_count > 0:
             self.drop(model, self.take(model, first_level(self.models[model].level_mask)), reason)

@@ -75,9 +75,13 @@ cdef class State:
             return EVENT_BAD_PRIORITY
         if self.slots[slot].sequence != 0:
             return EVENT_ID_IN_USE
+        m = &self.models[model]
+        if m.alone_ns != NEVER and self.now_ns + self.control_ns + m.alone_ns > deadline - m.margin_ns:
+            m.arrival_count += 1.0
+            self.drop(model, slot, DROP_EXPIRED if deadline <= self.now_ns else DROP_WOULD_MISS)
+            return EVENT_OK
         pair = model * LEVEL_COUNT + priority - 1
         level_bit = <uint8_t>(1 << (priority - 1))
-        m = &self.models[model]
         self.sequence += 1
         if self.sequence == 0:
             self.sequence = 1
@@ -174,6 +178,20 @@ cdef class State:
         m.live_count -= <uint32_t>count
         self.queued -= <uint32_t>count
         return count
+
+    cdef void drop(self, int32_t model, uint32_t slot, DropReason reason) noexcept nogil:
+        cdef NativeDecision decision
+        decision.kind = DECISION_DROP
+        decision.reason = reason
+        decision.gpu = -1
+        decision.model = model
+        decision.plan_id = 0
+        decision.first = <uint32_t>self.ids.size()
+        decision.count = 1
+        decision.start_at_ns = 0
+        decision.finish_at_ns = 0
+        self.ids.push_back(slot)
+        self.decisions.push_back(decision)
 
     cdef void touch(self, int32_t model) noexcept nogil:
         """Note that the model's queue changed: its candidates are placed anew once, before matching."""

@@ -80,6 +80,7 @@ cdef class CapacityRun:
     cdef readonly uint64_t step_count
     cdef readonly uint64_t no_slot_count
     cdef readonly int64_t elapsed_ns
+    cdef cbool is_warm
     cdef int64_t quantum_ns
     cdef int64_t now_ns                       # of the clock that does not follow the machine's
 
@@ -109,11 +110,13 @@ cdef class CapacityRun:
                 engine.model_placed(model, gpu)
         engine.run(0)
 
-    def run(self, double duration_s):
-        """Load the engine for so many seconds of real time, then let what is inside end."""
-        cdef int64_t duration_ns = <int64_t>(duration_s * 1e9)
+    def run(self, double duration_s, double warmup_s=0.0):
+        """Load the engine for so many seconds of real time, then let what is inside end.
+
+        Before that, the load grows from a quarter of the rate to all of it during a warm-up, which is not counted.
+        """
         with nogil:
-            self._run(duration_ns)
+            self._run(<int64_t>(duration_s * 1e9), <int64_t>(warmup_s * 1e9))
 
     def lag_ns(self, double share):
         """Return the quantile of the decision lag: from when a step's first event was due until all was decided."""
@@ -135,10 +138,10 @@ cdef class CapacityRun:
         self.now_ns += self.quantum_ns
         return self.now_ns
 
-    cdef void _run(self, int64_t duration_ns) noexcept nogil:
+    cdef void _run(self, int64_t duration_ns, int64_t warmup_ns) noexcept nogil:
         cdef int64_t count = self.gaps.shape[0]
         cdef int64_t position = 0
-        cdef int64_t arrival, end, now, due, wake, taken
+        cdef int64_t arrival, end, now, due, wake, taken, warm
         cdef int32_t gpu
         cdef DriverEvent event
         event.gpu = 0
@@ -146,7 +149,8 @@ cdef class CapacityRun:
         event.table = NULL
         event.plan_id = 0
         now = self.look()
-        end = now + duration_ns
+        warm = now + warmup_ns
+        end = warm + duration_ns
         self.elapsed_ns = duration_ns
         arrival = now + self.gaps[0]
         wake = INT64_MAX
@@ -173,6 +177,11 @@ cdef class CapacityRun:
                 if position == count:
                     position = 0
                 arrival += self.gaps[position]
+                if arrival < warm:
+                    arrival += <int64_t>(3.0 * <double>self.gaps[position] * <double>(warm - arrival) / <double>warmup_ns)
+            if not self.is_warm and now >= warm:
+                self.is_warm = True
+                self.forget()
             self.tell(event)
             if self.has_rings:
                 wake = self.driver.advance(now)
@@ -182,7 +191,14 @@ cdef class CapacityRun:
                 self.perform()
                 wake = self.engine.wakeup()
             self.step_count += 1
-            self.lags.record((monotonic_ns() if self.quantum_ns == 0 else now) - due)
+            if self.is_warm:
+                self.lags.record((monotonic_ns() if self.quantum_ns == 0 else now) - due)
+
+    cdef void forget(self) noexcept nogil:
+        """Begin to count: what is inside already is judged when it ends, as what comes in from now on."""
+        self.arrived_count = <uint64_t>(self.engine.request_count_max - self.free_slots.size())
+        self.good_count = self.late_count = self.dropped_count = self.no_slot_count = 0
+        self.batch_count = self.step_count = 0
 
     cdef void take_in(self, int64_t at, int32_t model) noexcept nogil:
         """Give a slot to a request."""
