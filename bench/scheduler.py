@@ -54,7 +54,7 @@ def run(rate: float, models: int, gpus: int, duration_s: float, seed: int, has_r
     """Load a fresh core at `rate` requests per second and return what came of it."""
     table = profile_for(rate, models, gpus)
     slo_ns = ms_to_ns(SLO_MS)
-    slots = int(min(1 << 24, max(65536, rate * SLO_MS / 1e3 * 1.5)))
+    slots = int(min(1 << 24, max(65536, rate * SLO_MS / 1e3 * 2.5)))
     scheduler = Scheduler(request_count_max=slots, model_count_max=models, gpu_count_max=gpus, window_ns=NS_PER_MS)
     engine = scheduler.engine
     for model in range(models):

@@ -41,7 +41,7 @@ cdef class Engine(Demand):
     cdef void drop_all(self, int32_t model, DropReason reason) noexcept nogil
     cdef void drop_hopeless(self) noexcept nogil
     cdef void match(self) noexcept nogil
-    cdef int32_t most_urgent(self, cbool is_confined, int32_t* best_kind) noexcept nogil
+    cdef int32_t most_urgent(self, cbool is_confined, int32_t* best_kind, int32_t* best_count) noexcept nogil
     cdef cbool may_open(self, cbool is_confined) noexcept nogil
     cdef Bitmap* pool(self, int32_t kind, cbool is_confined) noexcept nogil
     cdef void set_aside(self, int32_t model, int32_t kind) noexcept nogil

@@ -363,22 +363,12 @@ cdef class Engine(Demand):
 
     cdef void refresh_hopeless(self, int32_t model) noexcept nogil:
         cdef Model* m = &self.models[model]
-        cdef uint8_t levels = m.level_mask
-        cdef int64_t earliest = NEVER
-        cdef DeadlineQueue* queue
         if not m.exists or m.live_count == 0:
             self.hopeless.remove(model)
-            return
-        if m.kind_mask == 0:
+        elif m.kind_mask == 0:
             self.hopeless.set(model, INT64_MIN)
-            return
-        while levels != 0:
-            queue = &self.queues[model * LEVEL_COUNT + first_level(levels)]
-            levels &= levels - 1
-            if queue.front().deadline < earliest:
-                earliest = queue.front().deadline
-        m.earliest_ns = earliest
-        self.hopeless.set(model, earliest - m.margin_ns - m.alone_ns - self.control_ns + 1)
+        else:
+            self.hopeless.set(model, m.earliest_ns - m.margin_ns - m.alone_ns - self.control_ns + 1)
 
     cdef void residency_changed(self, int32_t model) noexcept nogil:
         cdef Model* m = &self.models[model]
@@ -441,17 +431,17 @@ cdef class Engine(Demand):
         self.is_settled = True
         while True:
             is_confined = False
-            model = self.most_urgent(is_confined, &kind)
+            model = self.most_urgent(is_confined, &kind, &count)
             if model < 0:
                 is_confined = True
-                model = self.most_urgent(is_confined, &kind)
+                model = self.most_urgent(is_confined, &kind, &count)
             if model < 0:
                 break
             gpu = self.pool(kind, is_confined).first_common(self.resident[model])
             start = self.now_ns + self.control_ns
             if self.gpus[gpu].flight_count > 0 and self.gpus[gpu].free_at_ns > start:
                 start = self.gpus[gpu].free_at_ns
-            count = self.fit(model, kind, start)
+                count = self.fit(model, kind, start)
             if count == 0 and self.gpus[gpu].flight_count > 0 and self.may_open(is_confined):
                 gpu = self.idle[kind].first_common(self.resident[model])
                 if gpu >= 0:
@@ -474,8 +464,11 @@ cdef class Engine(Demand):
         for i in range(self.aside.size()):
             self.place(self.aside[i] // KIND_COUNT, self.aside[i] % KIND_COUNT)
 
-    cdef int32_t most_urgent(self, cbool is_confined, int32_t* best_kind) noexcept nogil:
-        """Return the model of the most urgent candidate that has a GPU to start on, and the kind; -1 if there is none."""
+    cdef int32_t most_urgent(self, cbool is_confined, int32_t* best_kind, int32_t* best_count) noexcept nogil:
+        """Return the model of the most urgent candidate that has a GPU to start on; -1 if there is none.
+
+        Beside it the kind, and how large the batch is that would start now.
+        """
         cdef int32_t best = -1
         cdef int64_t best_urgency = NEVER
         cdef uint8_t kinds = self.kinds_seen
@@ -514,6 +507,7 @@ cdef class Engine(Demand):
                 best = model
                 best_urgency = urgency
                 best_kind[0] = kind
+                best_count[0] = count
         return best
 
     cdef cbool may_open(self, cbool is_confined) noexcept nogil:

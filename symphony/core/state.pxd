@@ -177,6 +177,7 @@ cdef class State:
     cdef void fetch_nearer(self, const Arrival& arrival) noexcept nogil
     cdef int request_cancelled(self, uint32_t slot) noexcept nogil
     cdef uint32_t take(self, int32_t model, int32_t level) noexcept nogil
+    cdef void left(self, int32_t model, int32_t level, uint32_t count) noexcept nogil
     cdef int32_t take_many(self, int32_t model, int32_t level, int32_t count) noexcept nogil
     cdef void drop(self, int32_t model, uint32_t slot, DropReason reason) noexcept nogil
     cdef void touch(self, int32_t model) noexcept nogil

@@ -96,6 +96,7 @@ cdef class State:
         # A request that only lengthens the one queue of its model leaves the candidate's keys lower bounds for a while.
         if m.live_count > m.quiet_count or m.level_mask != level_bit or deadline < m.earliest_ns:
             m.level_mask |= level_bit
+            m.earliest_ns = min(m.earliest_ns, deadline)
             self.touch(model)
         return EVENT_OK
 
@@ -146,38 +147,41 @@ cdef class State:
         model = pair // LEVEL_COUNT
         self.slots[slot].sequence = 0
         self.queues[pair].cancelled(self.slots.data())
-        if self.queues[pair].empty():
-            self.models[model].level_mask &= <uint8_t>~(1 << (pair % LEVEL_COUNT))
-        self.models[model].live_count -= 1
-        self.queued -= 1
+        self.left(model, pair % LEVEL_COUNT, 1)
         self.touch(model)
         return EVENT_OK
 
     cdef uint32_t take(self, int32_t model, int32_t level) noexcept nogil:
         """Take the first request of one level out of the queue and forget its slot."""
-        cdef Model* m = &self.models[model]
         cdef DeadlineQueue* queue = &self.queues[model * LEVEL_COUNT + level]
         cdef uint32_t slot = queue.front().slot
         self.slots[slot].sequence = 0
         queue.pop(self.slots.data())
-        if queue.empty():
-            m.level_mask &= <uint8_t>~(1 << level)
-        m.live_count -= 1
-        self.queued -= 1
+        self.left(model, level, 1)
         return slot
 
     cdef int32_t take_many(self, int32_t model, int32_t level, int32_t count) noexcept nogil:
         """Move up to `count` first requests of one level from the queue to `ids`; return how many."""
-        cdef Model* m = &self.models[model]
         cdef DeadlineQueue* queue = &self.queues[model * LEVEL_COUNT + level]
         count = min(count, <int32_t>queue.live_count())
         self.ids.resize(self.ids.size() + count)
         queue.take(count, self.slots.data(), &self.ids[self.ids.size() - count])
-        if queue.empty():
-            m.level_mask &= <uint8_t>~(1 << level)
-        m.live_count -= <uint32_t>count
-        self.queued -= <uint32_t>count
+        self.left(model, level, <uint32_t>count)
         return count
+
+    cdef void left(self, int32_t model, int32_t level, uint32_t count) noexcept nogil:
+        """Bring the model up to date after so many requests left the queue of one level."""
+        cdef Model* m = &self.models[model]
+        cdef uint8_t levels
+        if self.queues[model * LEVEL_COUNT + level].empty():
+            m.level_mask &= <uint8_t>~(1 << level)
+        m.live_count -= count
+        self.queued -= count
+        m.earliest_ns = NEVER
+        levels = m.level_mask
+        while levels != 0:
+            m.earliest_ns = min(m.earliest_ns, self.queues[model * LEVEL_COUNT + first_level(levels)].front().deadline)
+            levels &= levels - 1
 
     cdef void drop(self, int32_t model, uint32_t slot, DropReason reason) noexcept nogil:
         cdef NativeDecision decision
@@ -205,34 +209,20 @@ cdef class State:
         cdef const int64_t* latency = self.pairs[model * KIND_COUNT + kind].latency
         cdef DeadlineQueue* queue
         cdef int64_t room = NEVER
-        cdef int64_t room_level
         cdef int32_t before = 0       # requests of the levels passed
         cdef int32_t upto
-        cdef int32_t low, high, middle
-        cdef int32_t level
         cdef uint8_t levels = m.level_mask
+        if levels & (levels - 1) == 0:
+            upto = <int32_t>min(m.live_count, <uint32_t>m.batch_size_max)
+            return largest_within(latency, 0, upto, m.earliest_ns - m.margin_ns - start)
         while levels != 0 and before < m.batch_size_max:
-            level = first_level(levels)
+            queue = &self.queues[model * LEVEL_COUNT + first_level(levels)]
             levels &= levels - 1
-            queue = &self.queues[model * LEVEL_COUNT + level]
-            room_level = queue.front().deadline - m.margin_ns - start
-            if room_level < room:
-                room = room_level
-            upto = before + <int32_t>queue.live_count()
-            if upto > m.batch_size_max:
-                upto = m.batch_size_max
-            if latency[upto] <= room:
-                before = upto
-                continue
-            low = before
-            high = upto - 1
-            while low < high:
-                middle = low + (high - low + 1) // 2
-                if latency[middle] <= room:
-                    low = middle
-                else:
-                    high = middle - 1
-            return low
+            room = min(room, queue.front().deadline - m.margin_ns - start)
+            upto = min(before + <int32_t>queue.live_count(), m.batch_size_max)
+            before = largest_within(latency, before, upto, room)
+            if before < upto:
+                break
         return before
 
     cdef int64_t due(self, int32_t model, int32_t count) noexcept nogil:
@@ -242,11 +232,12 @@ cdef class State:
         cdef int32_t before = 0
         cdef uint8_t levels = m.level_mask
         cdef DeadlineQueue* queue
+        if levels & (levels - 1) == 0:
+            return m.earliest_ns - m.margin_ns
         while levels != 0 and before < count:
             queue = &self.queues[model * LEVEL_COUNT + first_level(levels)]
             levels &= levels - 1
-            if queue.front().deadline < earliest:
-                earliest = queue.front().deadline
+            earliest = min(earliest, queue.front().deadline)
             before += <int32_t>queue.live_count()
         return earliest - m.margin_ns
 
@@ -349,3 +340,18 @@ cdef class State:
             self.gpu_turns.set(gpu, turn)
         else:
             self.gpu_turns.remove(gpu)
+
+
+# The largest b in low..high with latency[b] <= room; low, if not even that of low + 1 is. latency[0] is 0 whatever the room.
+cdef inline int32_t largest_within(const int64_t* latency, int32_t low, int32_t high, int64_t room) noexcept nogil:
+    cdef int32_t middle
+    if low == high or latency[high] <= room:
+        return high
+    high -= 1
+    while low < high:
+        middle = low + (high - low + 1) // 2
+        if latency[middle] <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return low

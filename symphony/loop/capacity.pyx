@@ -9,14 +9,14 @@ clock is not the machine's: it moves on by that much per look, so that every run
 can be counted.
 """
 
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from symphony.core.containers cimport HugeAllocator, IndexedHeap
 from symphony.core.engine cimport Engine
-from symphony.core.state cimport Arrival, DECISION_DISPATCH, NativeDecision, prefetch
+from symphony.core.state cimport Arrival, DECISION_DISPATCH, NativeDecision
 from symphony.driver.driver cimport (
     ON_BATCH_FINISHED,
     ON_REQUEST_ARRIVED,
@@ -38,8 +38,6 @@ cdef extern from "symphony/latency_histogram.h" namespace "symphony" nogil:
 
 cdef int64_t ARRIVALS_PER_STEP_MAX = 16384
 cdef int32_t PRIORITY = 4
-cdef enum:
-    FETCH_AHEAD = 24
 
 
 cdef inline int64_t monotonic_ns() noexcept nogil:
@@ -63,9 +61,11 @@ cdef class CapacityRun:
     cdef const int32_t[::1] models
     cdef const int64_t[::1] slos
     cdef const int64_t[:, ::1] latency
-    cdef vector[uint32_t] free_slots
+    cdef uint32_t next_slot                   # given out in turn: neighbours in memory are written one after another
+    cdef uint32_t used_count
     cdef vector[Arrival] arrivals             # of this step
-    cdef vector[int64_t, HugeAllocator[int64_t]] deadlines            # by slot
+    cdef vector[int64_t, HugeAllocator[int64_t]] deadlines      # by slot
+    cdef vector[uint8_t] is_used                                # by slot
     cdef vector[Running] running              # by GPU, two each
     cdef vector[int32_t] running_count
     cdef IndexedHeap finishes
@@ -91,16 +91,14 @@ cdef class CapacityRun:
         Every model is made resident on every GPU. `latency` is int64[model, batch size], entry 0 unused. With `driver`,
         `engine` must be its engine.
         """
-        cdef uint32_t slot
         cdef int32_t model, gpu
         self.quantum_ns = quantum_ns
         self.now_ns = 1
         self.engine, self.gaps, self.models, self.slos, self.latency = engine, gaps, models, slos, latency
         self.has_rings = driver is not None
         self.driver = driver
-        for slot in range(engine.request_count_max):
-            self.free_slots.push_back(engine.request_count_max - 1 - slot)
         self.deadlines.assign(engine.request_count_max, 0)
+        self.is_used.assign(engine.request_count_max, 0)
         self.running.resize(2 * gpu_count)
         self.running_count.assign(gpu_count, 0)
         self.finishes.reset(gpu_count)
@@ -196,7 +194,7 @@ cdef class CapacityRun:
 
     cdef void forget(self) noexcept nogil:
         """Begin to count: what is inside already is judged when it ends, as what comes in from now on."""
-        self.arrived_count = <uint64_t>(self.engine.request_count_max - self.free_slots.size())
+        self.arrived_count = self.used_count
         self.good_count = self.late_count = self.dropped_count = self.no_slot_count = 0
         self.batch_count = self.step_count = 0
 
@@ -204,14 +202,15 @@ cdef class CapacityRun:
         """Give a slot to a request."""
         cdef Arrival arrival
         self.arrived_count += 1
-        if self.free_slots.empty():
+        if 2 * self.used_count > self.engine.request_count_max:
             self.no_slot_count += 1
             return
-        arrival.slot = self.free_slots.back()
-        self.free_slots.pop_back()
+        while self.is_used[self.next_slot]:
+            self.next_slot = self.next_slot + 1 if self.next_slot + 1 < self.engine.request_count_max else 0
+        arrival.slot = self.next_slot
+        self.is_used[arrival.slot] = 1
+        self.used_count += 1
         arrival.model = model
-        if self.free_slots.size() > FETCH_AHEAD:
-            prefetch(&self.deadlines[self.free_slots[self.free_slots.size() - FETCH_AHEAD]], 1)
         arrival.deadline = at + self.slos[model]
         arrival.priority = PRIORITY
         self.deadlines[arrival.slot] = arrival.deadline
@@ -244,7 +243,7 @@ cdef class CapacityRun:
                 self.start_batch(d.gpu, d.model, d.plan_id, d.start_at_ns, &self.engine.ids[d.first], d.count)
             else:
                 self.dropped_count += 1
-                self.free_slots.push_back(self.engine.ids[d.first])
+                self.give_back(self.engine.ids[d.first])
 
     cdef void read_rings(self) noexcept nogil:
         cdef size_t i
@@ -269,7 +268,11 @@ cdef class CapacityRun:
         while self.driver.outcomes.peek_count() >= 0:
             self.driver.outcomes.pop(word)
             self.dropped_count += 1
-            self.free_slots.push_back(<uint32_t>word[0])
+            self.give_back(<uint32_t>word[0])
+
+    cdef void give_back(self, uint32_t slot) noexcept nogil:
+        self.is_used[slot] = 0
+        self.used_count -= 1
 
     cdef void start_batch(self, int32_t gpu, int32_t model, uint64_t plan_id, int64_t start_at, const uint32_t* slots,
                           uint32_t count) noexcept nogil:
@@ -282,14 +285,17 @@ cdef class CapacityRun:
             begin = self.running[2 * gpu].finish_at_ns
         r.plan_id = plan_id
         r.finish_at_ns = begin + self.latency[model, count]
+        # They are in the order of their deadlines, so if the first is good all are.
+        if self.deadlines[slots[0]] >= r.finish_at_ns:
+            self.good_count += count
+        else:
+            for k in range(count):
+                if self.deadlines[slots[k]] >= r.finish_at_ns:
+                    self.good_count += 1
+                else:
+                    self.late_count += 1
         for k in range(count):
-            if k + FETCH_AHEAD < count:
-                prefetch(&self.deadlines[slots[k + FETCH_AHEAD]], 0)
-            if self.deadlines[slots[k]] >= r.finish_at_ns:
-                self.good_count += 1
-            else:
-                self.late_count += 1
-            self.free_slots.push_back(slots[k])
+            self.give_back(slots[k])
         self.running_count[gpu] += 1
         if self.running_count[gpu] == 1:
             self.finishes.set(<uint32_t>gpu, r.finish_at_ns)
