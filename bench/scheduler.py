@@ -30,11 +30,11 @@ from symphony.units import NS_PER_MS, NS_PER_S, ms_to_ns
 
 RESULTS = Path(__file__).parent / "results"
 BATCH_SIZE_MAX = 512
-SLO_MS = 25.0
+SLO_MS = 50.0
 BETA_SHARE = 30.0
 """beta is so many times alpha: batching pays."""
 HEADROOM = 1.25
-ARRIVAL_RING = 1 << 21
+ARRIVAL_RING = 1 << 17
 BAD_SHARE_MAX = 0.01
 LAG_P999_NS_MAX = 1_000_000
 
@@ -71,7 +71,7 @@ def run(rate: float, models: int, gpus: int, duration_s: float, seed: int, has_r
     capacity = CapacityRun(engine, gaps, chosen, slos, latency, gpus, driver)
     capacity.run(duration_s, WARMUP_S)
     arrived = capacity.arrived_count
-    bad = capacity.late_count + capacity.dropped_count + capacity.no_slot_count
+    bad = capacity.late_count + capacity.dropped_count + capacity.no_slot_count + capacity.refused_count
     assert capacity.good_count + bad == arrived, "a request was lost"
     return {
         "models": models,
@@ -81,6 +81,7 @@ def run(rate: float, models: int, gpus: int, duration_s: float, seed: int, has_r
         "offered_rate": arrived / (capacity.elapsed_ns / NS_PER_S),
         "bad_share": bad / max(1, arrived),
         "late_share": capacity.late_count / max(1, arrived),
+        "refused_share": (capacity.no_slot_count + capacity.refused_count) / max(1, arrived),
         "batch_size_mean": arrived / max(1, capacity.batch_count),
         "requests_per_step": arrived / max(1, capacity.step_count),
         "lag_us": {name: capacity.lag_ns(share) / 1e3 for name, share in QUANTILES.items()},

@@ -19,8 +19,9 @@ from symphony.core.state cimport (
     NativeDecision,
 )
 
-# An advance takes so many events at most, so that a flood of arrivals cannot delay decisions that are due.
-cdef int EVENTS_PER_ADVANCE_MAX = 8192
+# An advance takes so many events at most, so that a flood of arrivals cannot delay decisions that are due, and
+# what they touch stays in the cache until it is decided.
+cdef int EVENTS_PER_ADVANCE_MAX = 2048
 # Events are taken in blocks, and what a block's arrivals will touch is fetched while it is read.
 cdef enum:
     BLOCK = 32

@@ -9,7 +9,7 @@ clock is not the machine's: it moves on by that much per look, so that every run
 can be counted.
 """
 
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -36,7 +36,9 @@ cdef extern from "symphony/latency_histogram.h" namespace "symphony" nogil:
         uint64_t upper_ns(size_t bucket)
     size_t BUCKET_COUNT "symphony::LatencyHistogram::kBucketCount"
 
-cdef int64_t ARRIVALS_PER_STEP_MAX = 16384
+cdef int64_t ARRIVALS_PER_STEP_MAX = 2048     # more would not stay in the cache until they are decided
+# A door that has fallen further behind refuses what is older, as an ingress would; else it would stay behind for ever.
+cdef int64_t BEHIND_NS_MAX = 5_000_000
 cdef int32_t PRIORITY = 4
 
 
@@ -63,9 +65,10 @@ cdef class CapacityRun:
     cdef const int64_t[:, ::1] latency
     cdef uint32_t next_slot                   # given out in turn: neighbours in memory are written one after another
     cdef uint32_t used_count
-    cdef vector[Arrival] arrivals             # of this step
+    cdef uint32_t used_count_max              # leaves room to find a free one soon
+    cdef vector[Arrival] arrivals             # of this step: the first `arrival_count`
+    cdef size_t arrival_count
     cdef vector[int64_t, HugeAllocator[int64_t]] deadlines      # by slot
-    cdef vector[uint8_t] is_used                                # by slot
     cdef vector[Running] running              # by GPU, two each
     cdef vector[int32_t] running_count
     cdef IndexedHeap finishes
@@ -79,6 +82,7 @@ cdef class CapacityRun:
     cdef readonly uint64_t batch_count
     cdef readonly uint64_t step_count
     cdef readonly uint64_t no_slot_count
+    cdef readonly uint64_t refused_count
     cdef readonly int64_t elapsed_ns
     cdef cbool is_warm
     cdef int64_t quantum_ns
@@ -98,7 +102,7 @@ cdef class CapacityRun:
         self.has_rings = driver is not None
         self.driver = driver
         self.deadlines.assign(engine.request_count_max, 0)
-        self.is_used.assign(engine.request_count_max, 0)
+        self.used_count_max = engine.request_count_max // 4 * 3
         self.running.resize(2 * gpu_count)
         self.running_count.assign(gpu_count, 0)
         self.finishes.reset(gpu_count)
@@ -170,7 +174,11 @@ cdef class CapacityRun:
             taken = 0
             while arrival <= now and arrival < end and taken < ARRIVALS_PER_STEP_MAX:
                 taken += 1
-                self.take_in(arrival, self.models[position])
+                if now - arrival <= BEHIND_NS_MAX:
+                    self.take_in(arrival, self.models[position])
+                else:
+                    self.arrived_count += 1
+                    self.refused_count += 1
                 position += 1
                 if position == count:
                     position = 0
@@ -195,42 +203,50 @@ cdef class CapacityRun:
     cdef void forget(self) noexcept nogil:
         """Begin to count: what is inside already is judged when it ends, as what comes in from now on."""
         self.arrived_count = self.used_count
-        self.good_count = self.late_count = self.dropped_count = self.no_slot_count = 0
+        self.good_count = self.late_count = self.dropped_count = self.no_slot_count = self.refused_count = 0
         self.batch_count = self.step_count = 0
 
     cdef void take_in(self, int64_t at, int32_t model) noexcept nogil:
         """Give a slot to a request."""
-        cdef Arrival arrival
+        cdef Arrival* arrival
         self.arrived_count += 1
-        if 2 * self.used_count > self.engine.request_count_max:
+        if self.used_count >= self.used_count_max:
             self.no_slot_count += 1
             return
-        while self.is_used[self.next_slot]:
-            self.next_slot = self.next_slot + 1 if self.next_slot + 1 < self.engine.request_count_max else 0
+        while self.engine.slots[self.next_slot].sequence != 0:
+            self.next_slot += 1
+            if self.next_slot == self.engine.request_count_max:
+                self.next_slot = 0
+        # Written in place: a copy of fields just written would wait for them.
+        if self.arrival_count == self.arrivals.size():
+            self.arrivals.resize(2 * self.arrivals.size() + 64)
+        arrival = &self.arrivals[self.arrival_count]
+        self.arrival_count += 1
         arrival.slot = self.next_slot
-        self.is_used[arrival.slot] = 1
-        self.used_count += 1
         arrival.model = model
-        arrival.deadline = at + self.slos[model]
         arrival.priority = PRIORITY
-        self.deadlines[arrival.slot] = arrival.deadline
-        self.arrivals.push_back(arrival)
+        arrival.deadline = at + self.slos[model]
+        self.deadlines[self.next_slot] = arrival.deadline
+        self.used_count += 1
+        self.next_slot += 1
+        if self.next_slot == self.engine.request_count_max:
+            self.next_slot = 0
 
     cdef void tell(self, DriverEvent& event) noexcept nogil:
         """Tell the core of the requests taken in."""
         cdef size_t k
         if not self.has_rings:
-            self.engine.requests_arrived(self.arrivals.data(), self.arrivals.size())
-            self.arrivals.clear()
+            self.engine.requests_arrived(self.arrivals.data(), self.arrival_count)
+            self.arrival_count = 0
             return
         event.kind = ON_REQUEST_ARRIVED
-        for k in range(self.arrivals.size()):
+        for k in range(self.arrival_count):
             event.model = self.arrivals[k].model
             event.slot = self.arrivals[k].slot
             event.at_ns = self.arrivals[k].deadline
             event.priority = PRIORITY
             self.driver.push(event)
-        self.arrivals.clear()
+        self.arrival_count = 0
 
     # ---- decisions -------------------------------------------------------------------------------------------
 
@@ -243,7 +259,7 @@ cdef class CapacityRun:
                 self.start_batch(d.gpu, d.model, d.plan_id, d.start_at_ns, &self.engine.ids[d.first], d.count)
             else:
                 self.dropped_count += 1
-                self.give_back(self.engine.ids[d.first])
+                self.used_count -= 1
 
     cdef void read_rings(self) noexcept nogil:
         cdef size_t i
@@ -268,11 +284,7 @@ cdef class CapacityRun:
         while self.driver.outcomes.peek_count() >= 0:
             self.driver.outcomes.pop(word)
             self.dropped_count += 1
-            self.give_back(<uint32_t>word[0])
-
-    cdef void give_back(self, uint32_t slot) noexcept nogil:
-        self.is_used[slot] = 0
-        self.used_count -= 1
+            self.used_count -= 1
 
     cdef void start_batch(self, int32_t gpu, int32_t model, uint64_t plan_id, int64_t start_at, const uint32_t* slots,
                           uint32_t count) noexcept nogil:
@@ -294,8 +306,7 @@ cdef class CapacityRun:
                     self.good_count += 1
                 else:
                     self.late_count += 1
-        for k in range(count):
-            self.give_back(slots[k])
+        self.used_count -= count
         self.running_count[gpu] += 1
         if self.running_count[gpu] == 1:
             self.finishes.set(<uint32_t>gpu, r.finish_at_ns)
