@@ -34,7 +34,7 @@ SLO_MS = 50.0
 BETA_SHARE = 30.0
 """beta is so many times alpha: batching pays."""
 HEADROOM = 1.25
-ARRIVAL_RING = 1 << 17
+ARRIVAL_RING = 1 << 21
 BAD_SHARE_MAX = 0.01
 LAG_P999_NS_MAX = 1_000_000
 

@@ -72,6 +72,7 @@ class alignas(64) DeadlineQueue {
   void take(std::size_t count, RequestSlot* slots, std::uint32_t* out) {
     assert(count <= live_count_);
     const Entry* ahead = head_;
+    if (head_ != nullptr) EntryPool::prefetch(EntryPool::chunk_of(head_)->next);
     std::size_t fetched = 0;
     std::size_t passed = 0;
     for (std::size_t taken = 0; taken < count;) {
@@ -106,7 +107,7 @@ class alignas(64) DeadlineQueue {
   }
 
  private:
-  static constexpr std::size_t kFetchAhead = 16;
+  static constexpr std::size_t kFetchAhead = 32;
 
   static bool is_later(const Entry& a, const Entry& b) {
     return a.deadline > b.deadline ||
@@ -119,7 +120,7 @@ class alignas(64) DeadlineQueue {
     ++entry;
     if (entry == tail_) return nullptr;
     if (!EntryPool::is_end(entry)) return entry;
-    __builtin_prefetch(chunk->next->next);
+    EntryPool::prefetch(chunk->next->next);
     return chunk->next->entries;
   }
 
