@@ -2,8 +2,8 @@
 
     python bench/paper.py [--out bench/results/paper] [--only goodput ...] [--seeds 3] [--duration-s 6] [--smoke]
 
-Source: "Symphony: Optimized DNN Model Serving using Deferred Batch Scheduling", arXiv 2308.07470. Goodput is the largest
-rate with 99 % of all requests good and 97 % of each model's. All runs are in virtual time and from seeds: the same
+Source: "Symphony: Optimized DNN Model Serving using Deferred Batch Scheduling", arXiv 2308.07470. Goodput is the
+largest rate with 99 % of all requests good and 97 % of each model's. All runs are in virtual time and from seeds: the same
 everywhere. The throughput of the scheduler, which is real time, is read from what `bench/scheduler.py --sweep` wrote.
 """
 
@@ -70,7 +70,12 @@ def curves(bench: Bench, name: str, xlabel: str, ylabel: str, points: dict[str, 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for policy, found in points.items():
-        axes.plot(*zip(*found, strict=True), marker=".", label=LABELS.get(policy, policy), linewidth=2 if policy == OURS else 1)
+        axes.plot(
+            *zip(*found, strict=True),
+            marker=".",
+            label=LABELS.get(policy, policy),
+            linewidth=2 if policy == OURS else 1,
+        )
     axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
     axes.legend(fontsize="small")
     bench.save(figure, name)
@@ -104,7 +109,7 @@ def figure_goodput(bench: Bench) -> None:
     least = min(gains.values())
     bench.claim(
         "up to 5x the goodput of other systems on the same GPUs",
-        f"{least:.2f}x to {most:.2f}x (most: {label}, {policy}) with each baseline tuned and given what it wants to know; "
+        f"{least:.2f}x to {most:.2f}x (most: {label}, {policy}) with every baseline tuned and told what it asks for; "
         f"the paper's rule alone: {min(rates[RULE] / rates[OURS] for rates in found.values()):.2f} to "
         f"{max(rates[RULE] / rates[OURS] for rates in found.values()):.2f} of ours",
         "goodput",
@@ -115,9 +120,7 @@ def figure_slo(bench: Bench) -> None:
     """Goodput against the SLO."""
     points = swept(bench, (15, 20, 25, 35, 50, 75, 100, 200), lambda slo: case([model("m", RESNET, slo, 4000)], 8))
     curves(bench, "slo", "SLO in ms", "goodput in requests/s", points)
-    gains = [
-        (x, max(mine / max(1.0, dict(points[policy])[x]) for policy in OTHER_SYSTEMS)) for x, mine in points[OURS]
-    ]
+    gains = [(x, max(mine / max(1.0, dict(points[policy])[x]) for policy in OTHER_SYSTEMS)) for x, mine in points[OURS]]
     at, most = max(gains, key=lambda pair: pair[1])
     bench.claim("the tighter the SLO, the larger the gain", f"largest at {at:.0f} ms: {most:.2f}x the weakest; "
                 f"at {gains[-1][0]:.0f} ms: {gains[-1][1]:.2f}x", "slo")  # fmt: skip
@@ -128,18 +131,22 @@ def figure_gpus(bench: Bench) -> None:
     points = swept(bench, (1, 2, 4, 8, 16, 32, 64), lambda gpus: case([model("m", RESNET, 25, 600 * gpus)], int(gpus)))
     each = {policy: [(x, rate / x) for x, rate in found] for policy, found in points.items()}
     curves(bench, "gpus", "GPUs", "goodput per GPU in requests/s", each)
-    bench.claim("goodput per GPU grows with the pool, as staggered batches grow",
-                f"{each[OURS][0][1]:.0f}/s on 1 GPU, {each[OURS][3][1]:.0f} on 8, {each[OURS][-1][1]:.0f} on 64", "gpus")  # fmt: skip
+    shown = ", ".join(f"{rate:.0f}/s on {gpus:.0f}" for gpus, rate in each[OURS][::3])
+    bench.claim("goodput per GPU grows with the pool, as staggered batches grow", f"per GPU: {shown}", "gpus")
 
 
 def figure_burstiness(bench: Bench) -> None:
     """Goodput against the shape of gamma gaps: 1 is Poisson, less is burstier."""
     points = swept(
-        bench, (0.05, 0.1, 0.2, 0.5, 1.0), lambda shape: case([model("m", RESNET, 25, 3500, arrivals=f"gamma:{shape}")], 8)
+        bench,
+        (0.05, 0.1, 0.2, 0.5, 1.0),
+        lambda shape: case([model("m", RESNET, 25, 3500, arrivals=f"gamma:{shape}")], 8),
     )
     curves(bench, "burstiness", "shape of the gamma gaps (1: Poisson)", "goodput in requests/s", points)
     best = max(points[OURS][0][1] / max(1.0, points[policy][0][1]) for policy in OTHER_SYSTEMS)
-    bench.claim("bursty arrivals cost it less than others", f"at shape 0.05 up to {best:.2f}x the other systems", "burstiness")
+    bench.claim(
+        "bursty arrivals cost it less than others", f"at shape 0.05 up to {best:.2f}x the other systems", "burstiness"
+    )
 
 
 def figure_gpus_needed(bench: Bench) -> None:
@@ -182,7 +189,13 @@ def figure_use(bench: Bench) -> None:
                 (float(x), float(np.mean(one.gpus_in_use))) for x, one in zip(loads, found, strict=True) if one.is_held
             ]
         points = {policy: held for policy, held in points.items() if held}
-        curves(bench, f"use-{name}", f"load in requests/s ({label}; where it is held)", "GPUs busy for more than 1 %", points)
+        curves(
+            bench,
+            f"use-{name}",
+            f"load in requests/s ({label}; where it is held)",
+            "GPUs busy for more than 1 %",
+            points,
+        )
         shares = ", ".join(f"{x / rate:.0%}: {y / len(workload.gpu_kinds):.0%}" for x, y in points[OURS][::2])
         bench.claim(f"GPU use proportional to load ({label})", f"load: GPUs in use, in shares: {shares}", f"use-{name}")
 
@@ -207,24 +220,36 @@ def figure_changes(bench: Bench) -> None:
     use_axes.legend(fontsize="small")
     bench.save(figure, "changes")
     good = bench.figures[f"changes {OURS}"]["good_share"]
-    bench.claim("GPU use follows a changing load", f"correlation of busy GPUs with load {correlation[OURS]:.3f}, {good:.2%} good", "changes")
+    bench.claim(
+        "GPU use follows a changing load",
+        f"correlation of busy GPUs with load {correlation[OURS]:.3f}, {good:.2%} good",
+        "changes",
+    )
 
 
 def figure_scheduler(bench: Bench) -> None:
     """Requests scheduled per second, from the results of bench/scheduler.py."""
     source = RESULTS / "scheduler-sweep.json"
     if not source.exists():
-        bench.claim("15 million requests scheduled per second", "not measured here: run bench/scheduler.py --sweep first", "")
+        bench.claim(
+            "15 million requests scheduled per second", "not measured here: run bench/scheduler.py --sweep first", ""
+        )
         return
     rows = json.loads(source.read_text())["rows"]
     figure = Figure(figsize=(9, 4), layout="constrained")
-    for axes, fixed, varied, at in zip(figure.subplots(1, 2, sharey=True), ("gpus", "models"), ("models", "gpus"), (1024, 64), strict=True):
+    for axes, fixed, varied, at in zip(
+        figure.subplots(1, 2, sharey=True), ("gpus", "models"), ("models", "gpus"), (1024, 64), strict=True
+    ):
         found = sorted((row[varied], row["offered_rate"] / 1e6) for row in rows if row[fixed] == at)
         axes.semilogx(*zip(*found, strict=True), marker=".", base=2)
         axes.set(xlabel=f"{varied} ({at} {fixed})", ylabel="million requests/s, one core", ylim=(0, None))
     bench.save(figure, "scheduler")
     best = max(row["offered_rate"] for row in rows)
-    bench.claim("15 million requests scheduled per second, on a large server", f"up to {best / 1e6:.1f} million on one core", "scheduler")
+    bench.claim(
+        "15 million requests scheduled per second, on a large server",
+        f"up to {best / 1e6:.1f} million on one core",
+        "scheduler",
+    )
 
 
 FIGURES = {
@@ -242,7 +267,9 @@ FIGURES = {
 def as_markdown(bench: Bench) -> str:
     """Return the claims as a table."""
     lines = ["| the paper says | we get | figure |", "|---|---|---|"]
-    lines += [f"| {paper} | {ours} | {f'![{name}]({name}.png)' if name else ''} |" for paper, ours, name in bench.claims]
+    lines += [
+        f"| {paper} | {ours} | {f'![{name}]({name}.png)' if name else ''} |" for paper, ours, name in bench.claims
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -2,8 +2,8 @@
 
     python bench/workloads.py [--only NAME ...] [--seeds 3] [--duration-s 6] [--smoke]
 
-For each workload: the goodput of each policy (99 % of all requests good, 97 % of each model's), ours over the best of the
-others', and GPUs in use at 40 % of our goodput, ours and the fewest of any other that is good there. Writes
+For each workload: the goodput of each policy (99 % of all requests good, 97 % of each model's), ours over the best
+of the others', and GPUs in use at 40 % of our goodput, ours and the fewest of any other that is good there. Writes
 bench/results/workloads.json and workloads.md.
 """
 
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,9 @@ def table(alpha_ms: float, beta_ms: float, slo_ms: float, step: int = 1) -> tupl
 def one(name: str, slo_ms: float, rate: float, alpha_ms: float, beta_ms: float, **changes: Any) -> SimulatedModel:
     """Return a model for the one kind of GPU."""
     step = changes.pop("step", 1)
-    return SimulatedModel(name, round(slo_ms * NS_PER_MS), rate, {"gpu": table(alpha_ms, beta_ms, slo_ms, step)}, **changes)
+    return SimulatedModel(
+        name, round(slo_ms * NS_PER_MS), rate, {"gpu": table(alpha_ms, beta_ms, slo_ms, step)}, **changes
+    )
 
 
 def pool(*models: SimulatedModel, gpus: int, **changes: Any) -> Workload:
@@ -48,7 +52,9 @@ def pool(*models: SimulatedModel, gpus: int, **changes: Any) -> Workload:
     return Workload(models, (SimulatedGpus("gpu", gpus),), **changes)
 
 
-def random_models(seed: int, count: int, slo_ms: tuple[float, float], arrivals: str = "poisson") -> list[SimulatedModel]:
+def random_models(
+    seed: int, count: int, slo_ms: tuple[float, float], arrivals: str = "poisson"
+) -> list[SimulatedModel]:
     """Return unlike models: betas from 0.5 to 15 ms, alphas a twentieth to a half of them, SLOs of 4 to 12 l(1)."""
     rng = np.random.default_rng(seed)
     models = []
@@ -92,6 +98,7 @@ def workloads() -> Iterator[tuple[str, Workload]]:
 
 def measure(name: str, workload: Workload, seeds: tuple[int, ...], duration_s: float) -> dict[str, Any]:
     """Return one row of the table."""
+    began_s = time.monotonic()
     workload = replace(workload, duration_ns=round(duration_s * NS_PER_S))
     rate = sum(model.rate for model in workload.models)
     goodput = {}
@@ -103,12 +110,14 @@ def measure(name: str, workload: Workload, seeds: tuple[int, ...], duration_s: f
     fewest = min((policy for policy in used if policy != OURS), key=lambda policy: used[policy], default=None)
     return {
         "workload": name,
+        "seconds": time.monotonic() - began_s,
         "goodput": goodput,
         "best_other": best,
         "ratio": goodput[OURS] / max(1e-9, goodput[best]),
         "gpus_at_40": used,
         "fewest_other": fewest,
-        "good_at_2x": sweep(workload, goodput[OURS] * 2 / rate, seeds, POLICIES[OURS]).good_rate / max(1.0, goodput[OURS]),
+        "good_at_2x": sweep(workload, goodput[OURS] * 2 / rate, seeds, POLICIES[OURS]).good_rate
+        / max(1.0, goodput[OURS]),
     }
 
 
@@ -134,19 +143,25 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], help="part of a workload's name")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--duration-s", type=float, default=6.0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--smoke", action="store_true", help="one short workload, nothing written")
     options = parser.parse_args()
     if options.smoke:
         row = measure("smoke", pool(one("m", 30, 500, 1.053, 5.072), gpus=1), (1,), 2.0)
         print(as_markdown([row]))
         return 0
+    chosen = {
+        name: workload
+        for name, workload in workloads()
+        if not options.only or any(part in name for part in options.only)
+    }
+    seeds = tuple(range(1, options.seeds + 1))
     rows = []
-    for name, workload in workloads():
-        if options.only and not any(part in name for part in options.only):
-            continue
-        began_s = time.monotonic()
-        rows.append(measure(name, workload, tuple(range(1, options.seeds + 1)), options.duration_s))
-        print(as_markdown(rows).splitlines()[-1], f"{time.monotonic() - began_s:.0f} s", flush=True)
+    with ProcessPoolExecutor(options.jobs) as pool_of_processes:
+        asked = [pool_of_processes.submit(measure, *pair, seeds, options.duration_s) for pair in chosen.items()]
+        for done in asked:
+            rows.append(done.result())
+            print(as_markdown(rows).splitlines()[-1], f"{rows[-1]['seconds']:.0f} s", flush=True)
     if not options.only:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "workloads.json").write_text(json.dumps(rows, indent=1) + "\n")

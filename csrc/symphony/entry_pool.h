@@ -1,5 +1,6 @@
 // Chunks of queue entries, shared by all queues and used again last in, first out: what a queue has just given back is
-// still in the cache when another one grows. Entries in use, not rings with room for the worst case, are what memory holds.
+// still in the cache when another one grows. Entries in use, not rings with room for the worst case, are what memory
+// holds.
 #pragma once
 
 #include <algorithm>

@@ -36,9 +36,7 @@ def play(
     make: Callable[..., object], *arrivals: tuple[float, int], models: Sequence[SimulatedModel], gpus: int = 1
 ) -> Outcome:
     """Run these arrivals under a policy."""
-    return simulate(
-        workload(*models, gpus=gpus), requests=arriving(*arrivals, models=models), make_policy=make, seed=1
-    )
+    return simulate(workload(*models, gpus=gpus), requests=arriving(*arrivals, models=models), make_policy=make, seed=1)
 
 
 def batches(outcome: Outcome) -> list[tuple[int, int, int, float]]:
@@ -56,7 +54,7 @@ def test_run_keeps_every_promise_at_any_load(policy: str, rate: float) -> None:
     checkers.ends_once(outcome)
     checkers.one_batch_at_a_time(outcome)
     checkers.batches_hold_one_model(outcome)
-    if policy != "triton":    # which knows no latency profile
+    if policy != "triton":  # which knows no latency profile
         checkers.nothing_is_late(outcome)
     assert (outcome.outcome == GOOD).mean() > (0.95 if rate < 1000 else 0.05)
 
@@ -183,7 +181,8 @@ def test_nexus_keeps_sessions_apart_that_do_not_fit_one_gpu() -> None:
 def test_nexus_plan_has_headroom_only_if_the_pool_has_gpus_for_it() -> None:
     sessions = [session(0, 1500.0)]
     assert len(plan(sessions, 2)) == 2
-    assert sum(turn.rate for node in plan(sessions, 8) for turn in node.turns) * NS_PER_S == pytest.approx(1875, rel=0.2)
+    planned = sum(turn.rate for node in plan(sessions, 8) for turn in node.turns) * NS_PER_S
+    assert planned == pytest.approx(1875, rel=0.2)
     assert len(plan([session(0, 9000.0)], 3)) == 3
 
 
@@ -211,7 +210,8 @@ def test_shepherd_starts_the_largest_feasible_batch_first() -> None:
     few = model("few", slo_ns=60 * MS, latency_ns={"gpu": line(1.0, 5.0)})
     many = model("many", slo_ns=90 * MS, latency_ns={"gpu": line(1.0, 5.0)})
     arrivals = [(0, 0)] * 4 + [(1, 1)] * 3 + [(1.5, 2)] * 6
-    assert [number for _, number, *_ in batches(play(ShepherdPolicy, *arrivals, models=[blocker, few, many]))] == [0, 2, 1]
+    outcome = play(ShepherdPolicy, *arrivals, models=[blocker, few, many])
+    assert [number for _, number, *_ in batches(outcome)] == [0, 2, 1]
 
 
 def test_shepherd_preempts_a_batch_for_one_that_is_threefold_and_runs_it_again() -> None:

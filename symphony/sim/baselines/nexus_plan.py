@@ -7,7 +7,7 @@ fit the SLO. What remains of each is packed: sessions on one GPU take turns with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -69,7 +69,7 @@ def pack(sessions: Sequence[Session], factor: float) -> list[Node]:
     residuals: list[Node] = []
     for session in sessions:
         rate = session.rate * factor
-        size = largest(session, lambda b: 2 * session.table_ns[b - 1] <= session.slo_ns)
+        size = largest(session, [2 * latency_ns <= session.slo_ns for latency_ns in session.table_ns])
         if size > 0:
             duty_ns = session.table_ns[size - 1]
             full = int(rate * duty_ns / size)
@@ -80,7 +80,8 @@ def pack(sessions: Sequence[Session], factor: float) -> list[Node]:
     residuals.sort(key=lambda node: -node.busy_share())
     shared: list[Node] = []
     for residual in residuals:
-        merged = [(found.busy_share(), at, found) for at, node in enumerate(shared) if (found := _merge(node, residual))]
+        found = [(at, _merge(node, residual)) for at, node in enumerate(shared)]
+        merged = [(both.busy_share(), at, both) for at, both in found if both is not None]
         if merged:
             _, at, node = max(merged, key=lambda one: (one[0], -one[1]))
             shared[at] = node
@@ -89,17 +90,14 @@ def pack(sessions: Sequence[Session], factor: float) -> list[Node]:
     return nodes + shared
 
 
-def largest(session: Session, fits: Callable[[int], bool]) -> int:
-    """Return the largest batch size for which `fits` holds, 0 if none does."""
-    best = 0
-    for size in range(1, len(session.table_ns) + 1):
-        if fits(size):
-            best = size
-    return best
+def largest(session: Session, fits: Sequence[bool]) -> int:
+    """Return the largest batch size b for which `fits[b - 1]`, 0 if there is none."""
+    return max((size for size in range(1, len(session.table_ns) + 1) if fits[size - 1]), default=0)
 
 
 def _alone(session: Session, rate: float) -> Node:
-    size = largest(session, lambda b: session.table_ns[b - 1] + b / rate <= session.slo_ns) or 1
+    fits = [latency_ns + b / rate <= session.slo_ns for b, latency_ns in enumerate(session.table_ns, 1)]
+    size = largest(session, fits) or 1
     duty_ns = max(float(session.table_ns[size - 1]), min(size / rate, session.slo_ns - session.table_ns[size - 1]))
     return Node([Turn(session, size, rate)], duty_ns)
 
