@@ -3,7 +3,7 @@
     python bench/paper.py [--out bench/results/paper] [--only goodput ...] [--seeds 3] [--duration-s 6] [--smoke]
 
 Source: "Symphony: Optimized DNN Model Serving using Deferred Batch Scheduling", arXiv 2308.07470. Goodput is the
-largest rate with 99 % of all requests good and 97 % of each model's. All runs are in virtual time and from seeds: the same
+largest rate with 99 % of all requests good and 97 % of each model's. All runs are in virtual time, from seeds: the same
 everywhere. The throughput of the scheduler, which is real time, is read from what `bench/scheduler.py --sweep` wrote.
 """
 
