@@ -17,7 +17,7 @@ SOURCES := $(shell find symphony csrc -name '*.pyx' -o -name '*.pxd' -o -name '*
 WEIGHTS := examples/models/digits/model.safetensors examples/models/digits_export/model.pt2
 TREE = $$(git ls-files --cached --others --exclude-standard) $(WEIGHTS)
 
-.PHONY: help serve demo test test-fast lint format debug sanitize bench-smoke wheel clean
+.PHONY: help serve demo test test-fast lint format debug sanitize bench-smoke paper wheel clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ sanitize: .stamp/built $(WEIGHTS)  ## run the tests of the core and the containe
 
 bench-smoke: .stamp/built  ## run every benchmark for a moment, to see that it works
 	$(BIN)/python -m pytest tests/test_bench.py
+
+paper: .stamp/built  ## redo the paper's figures by simulation into bench/results/paper (an hour or so)
+	$(BIN)/python bench/paper.py
 
 wheel: .stamp/built  ## build the source archive and the wheel into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist .

@@ -168,6 +168,9 @@ class OracleScheduler:
         self.plan_count = 0
         self.asked = 0.0
         """How many GPUs the load asks for."""
+        self.arrivals = [0.0, 0.0]
+        self.drops = [0.0, 0.0]
+        """Of all models, for lack of time if drops: rate per epoch, and count in this one."""
         self.decisions: list[Decision] = []
         self.is_settled = True
         """False when the last step set a candidate aside and then decided something else.
@@ -312,6 +315,7 @@ class OracleScheduler:
                 self.requests[id_] = Request(id_, m, deadline_ns, priority, self.sequence, self.now_ns)
                 self.sequence += 1
                 self.models[m].count += 1
+                self.arrivals[1] += 1
                 if self.least_latency(m) is not None and self.is_hopeless(self.requests[id_]):
                     self.drop_in_vain(self.requests[id_])
             case RequestCancelled(id=id_):
@@ -355,6 +359,8 @@ class OracleScheduler:
 
     def drop(self, request: Request, reason: str) -> None:
         del self.requests[request.id]
+        if reason in ("would_miss", "expired"):
+            self.drops[1] += 1
         self.decisions.append(Drop(request.id, reason))
 
     def kinds(self, m: int) -> list[int]:
@@ -522,6 +528,11 @@ class OracleScheduler:
         self.epoch = epoch
         if boundaries == 0:
             return
+        for pair in (self.arrivals, self.drops):
+            for _ in range(min(boundaries, EPOCHS_REMEMBERED)):
+                pair[:] = (pair[0] + pair[1]) / 2, 0.0
+            if boundaries > EPOCHS_REMEMBERED:
+                pair[0] = 0.0
         for model in self.models.values():
             for _ in range(min(boundaries, EPOCHS_REMEMBERED)):
                 model.rate = (model.rate + model.count) / 2
@@ -563,8 +574,13 @@ class OracleScheduler:
         return able < self.asked * float(t) * float(self.latency(m, kind, b))
 
     def active_count(self) -> int:
-        """Return A: how many GPUs the load asks for."""
+        """Return A: how many GPUs the load asks for, all of them if bursts cost requests."""
+        if self.is_bursty():
+            return self.undrained_count()
         return min(self.undrained_count(), math.ceil(self.asked + 0.5))
+
+    def is_bursty(self) -> bool:
+        return self.drops[0] > 0.001 * self.arrivals[0] and self.asked < 0.85 * self.undrained_count()
 
     def in_use_count(self) -> int:
         return sum(not gpu.drained and bool(gpu.batches) for gpu in self.gpus.values())
@@ -581,6 +597,8 @@ class OracleScheduler:
 
     def early_size(self, m: int, kind: int) -> int:
         """Return the batch that need not wait for frontrun."""
+        if self.is_bursty():
+            return 1
         s = self.models[m].share * self.active_count() / 4
         if s >= 1:
             return self.target_batch_size(m, kind) if self.is_full() else NEVER

@@ -7,7 +7,7 @@ The middle layer: docs/core.md, "Target batch size".
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libcpp cimport bool as cbool
 
-from symphony.core.stagger cimport active_set_size, early_batch_size, staggered_batch_size
+from symphony.core.stagger cimport active_set_size, early_batch_size, has_bursts, staggered_batch_size
 from symphony.core.state cimport KIND_COUNT, Model, State, first_level
 
 cdef int64_t EPOCH_ROLLS_MAX = 8
@@ -29,6 +29,12 @@ cdef class Demand(State):
         if passed <= 0:
             return
         self.epoch = epoch
+        if passed > EPOCH_ROLLS_MAX:
+            self.arrival_rate = self.drop_rate = self.arrival_count = self.drop_count = 0.0
+        for k in range(min(passed, EPOCH_ROLLS_MAX)):
+            self.arrival_rate = (self.arrival_rate + self.arrival_count) / 2
+            self.drop_rate = (self.drop_rate + self.drop_count) / 2
+            self.arrival_count = self.drop_count = 0.0
         for i in range(self.model_count_max):
             if not self.models[i].exists:
                 continue
@@ -80,7 +86,8 @@ cdef class Demand(State):
         cdef int32_t i
         cdef cbool was_full = self.active_count >= self.usable_count
         self.targets_dirty = False
-        self.active_count = active_set_size(self.gpus_asked, self.usable_count)
+        self.is_bursty = has_bursts(self.drop_rate, self.arrival_rate, self.gpus_asked, <double>self.usable_count)
+        self.active_count = self.usable_count if self.is_bursty else active_set_size(self.gpus_asked, self.usable_count)
         for i in range(self.model_count_max):
             if self.models[i].exists:
                 self.measure_target(i)
@@ -98,8 +105,8 @@ cdef class Demand(State):
                 self.pairs[pair].latency, m.batch_size_max, m.share * <double>self.usable_count,
                 <double>(m.slo_ns - m.margin_ns - self.control_ns), self.target_share)
             if self.early:
-                early_size = early_batch_size(self.pairs[pair].target, m.share * <double>self.active_count,
-                                              self.active_count >= self.usable_count)
+                early_size = 1 if self.is_bursty else early_batch_size(
+                    self.pairs[pair].target, m.share * <double>self.active_count, self.active_count >= self.usable_count)
                 if early_size != self.pairs[pair].early_size:
                     self.pairs[pair].early_size = early_size
                     self.touch(model)

@@ -33,6 +33,12 @@ cdef inline int32_t active_set_size(double gpus_asked, int32_t gpus_usable) noex
     return <int32_t>size if size < <double>gpus_usable else gpus_usable
 
 
+# Whether it is bursts that cost requests, and not the load: some are dropped though the GPUs could carry what arrivals ask for on
+# average. Then a GPU that waits for a fuller batch is one that the next burst will miss.
+cdef inline cbool has_bursts(double drop_rate, double arrival_rate, double gpus_asked, double gpus) noexcept nogil:
+    return drop_rate > 0.001 * arrival_rate and gpus_asked < 0.85 * gpus
+
+
 # From this size on a batch starts as soon as a GPU of the active set is free instead of waiting for frontrun. Waiting lets
 # a batch grow at the price of an idle GPU. With demand for `gpus` = 4 or more the staggered batch is worth waiting for,
 # and only a full pool lets one of the target's size go; with less there is little to stagger with, windows collide, and

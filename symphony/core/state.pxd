@@ -166,6 +166,11 @@ cdef class State:
     cdef cbool targets_dirty
     cdef readonly double gpus_asked             # GPUs' time that arrivals ask for at their target batch sizes
     cdef int32_t active_count                   # GPUs that the load asks for: the size of the active set
+    cdef double arrival_count                   # of all models, in the current epoch
+    cdef double arrival_rate                    # per epoch, halved each epoch
+    cdef double drop_count                      # of these, dropped because of time
+    cdef double drop_rate
+    cdef cbool is_bursty                        # requests are dropped though the load asks for less than there is
 
     cdef readonly int64_t now_ns
     cdef vector[NativeDecision] decisions

@@ -78,6 +78,7 @@ cdef class State:
         m = &self.models[model]
         if m.alone_ns != NEVER and self.now_ns + self.control_ns + m.alone_ns > deadline - m.margin_ns:
             m.arrival_count += 1.0
+            self.arrival_count += 1.0
             self.drop(model, slot, DROP_EXPIRED if deadline <= self.now_ns else DROP_WOULD_MISS)
             return EVENT_OK
         pair = model * LEVEL_COUNT + priority - 1
@@ -92,6 +93,7 @@ cdef class State:
         self.queues[pair].push(deadline, self.sequence, slot)
         m.live_count += 1
         m.arrival_count += 1.0
+        self.arrival_count += 1.0
         self.queued += 1
         # A request that only lengthens the one queue of its model leaves the candidate's keys lower bounds for a while.
         if m.live_count > m.quiet_count or m.level_mask != level_bit or deadline < m.earliest_ns:
@@ -194,6 +196,8 @@ cdef class State:
         decision.count = 1
         decision.start_at_ns = 0
         decision.finish_at_ns = 0
+        if reason == DROP_WOULD_MISS or reason == DROP_EXPIRED:
+            self.drop_count += 1.0
         self.ids.push_back(slot)
         self.decisions.push_back(decision)
 
