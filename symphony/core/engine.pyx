@@ -4,13 +4,13 @@
 docs/core.md is the contract; `symphony.core.Scheduler` is the Python door. The engine knows no clock, socket, thread
 or randomness: it is told the time. One thread at a time may use it.
 
-How it stays fast: a model's queue is a ring (csrc/symphony/deadline_queue.h); GPUs are bits; each (model, kind) pair is
-in `waiting` by the instant at which its candidate may start in more places, in `confined` by urgency if it may start on
-the active set, or in `schedulable` by urgency if it may start anywhere. Keys of these heaps are lower bounds, corrected
-when they reach the top: a candidate's urgency grows while its queue stays as it is (a batch that no longer fits shrinks),
-and what arrivals do to it is foreseen. A key holds for any live count up to the pair's `quiet` one, which is about what
-will have arrived by then; so most arrivals touch nothing but their queue, and a candidate is placed anew a few times per
-batch, not once per request.
+How it stays fast: a model's queue is a list of chunks (csrc/symphony/deadline_queue.h); GPUs are bits; each (model,
+kind) pair is in `waiting` by the instant at which its candidate may start in more places, in `confined` by urgency if
+it may start on the active set, or in `schedulable` by urgency if it may start anywhere. Keys of these heaps are lower
+bounds, corrected when they reach the top: a candidate's urgency grows while its queue stays as it is (a batch that no
+longer fits shrinks), and what arrivals do to it is foreseen. A key holds for any live count up to the pair's `quiet`
+one, which is about what will have arrived by then; so most arrivals touch nothing but their queue, and a candidate is
+placed anew a few times per batch, not once per request.
 """
 
 from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN, UINT32_MAX, int32_t, int64_t, uint8_t, uint32_t
@@ -249,7 +249,7 @@ cdef class Engine(Demand):
         cdef int32_t count = 0
         cdef int32_t later = INT32_MAX    # keys hold up to this live count
         cdef cbool may_grow
-        cdef Window window, then
+        cdef Window window
         if m.live_count > 0:
             count = self.fit(model, kind, self.now_ns + self.control_ns)
         if count == 0:
