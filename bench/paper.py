@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -273,28 +274,35 @@ def as_markdown(bench: Bench) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
-    """Draw what was asked for; write the table and the points."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=RESULTS / "paper")
-    parser.add_argument("--only", action="append", choices=list(FIGURES), help="default: all")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--duration-s", type=float, default=6.0)
-    parser.add_argument("--smoke", action="store_true", help="one short figure, nothing written but into --out")
-    options = parser.parse_args()
-    if options.smoke:
-        options.only, options.seeds, options.duration_s = ["changes"], 1, 2.0
-    options.out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(tuple(range(1, options.seeds + 1)), options.duration_s, options.out)
+def draw(options: argparse.Namespace, out: Path) -> None:
+    """Draw the figures into the folder, and write the table and the points."""
+    bench = Bench(tuple(range(1, options.seeds + 1)), options.duration_s, out)
     for name in options.only or list(FIGURES):
         began_s = time.monotonic()
         FIGURES[name](bench)
         print(f"{name}: {time.monotonic() - began_s:.0f} s", flush=True)
     table = as_markdown(bench)
     print(table)
-    if not options.smoke:
-        (options.out / "README.md").write_text(f"# The paper's claims, redone\n\n{table}")
-        (options.out / "points.json").write_text(json.dumps(bench.figures, indent=1) + "\n")
+    (out / "README.md").write_text(f"# The paper's claims, redone\n\n{table}")
+    (out / "points.json").write_text(json.dumps(bench.figures, indent=1) + "\n")
+
+
+def main() -> int:
+    """Draw what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS / "paper")
+    parser.add_argument("--only", action="append", choices=list(FIGURES), help="default: all")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--duration-s", type=float, default=6.0)
+    parser.add_argument("--smoke", action="store_true", help="one short figure, nothing kept")
+    options = parser.parse_args()
+    if options.smoke:
+        options.only, options.seeds, options.duration_s = ["changes"], 1, 2.0
+        with tempfile.TemporaryDirectory() as scratch:
+            draw(options, Path(scratch))
+        return 0
+    options.out.mkdir(parents=True, exist_ok=True)
+    draw(options, options.out)
     return 0
 
 

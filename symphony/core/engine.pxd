@@ -7,16 +7,11 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 from libcpp cimport bool as cbool
 
 from symphony.core.containers cimport Bitmap
-from symphony.core.demand cimport Demand
 from symphony.core.state cimport DropReason
+from symphony.core.windows cimport Windows
 
 
-cdef struct Window:
-    int64_t confined_ns       # from then on the candidate may start on the active set
-    int64_t ready_ns          # from then on on any GPU
-
-
-cdef class Engine(Demand):
+cdef class Engine(Windows):
     cdef void begin(self, int64_t now) noexcept nogil
     cdef void run(self, int64_t now) noexcept nogil
     cdef int64_t wakeup(self) noexcept nogil
@@ -28,15 +23,6 @@ cdef class Engine(Demand):
     cdef int gpu_left(self, int32_t gpu) noexcept nogil
     cdef int model_placed(self, int32_t model, int32_t gpu) noexcept nogil
     cdef int model_evicted(self, int32_t model, int32_t gpu) noexcept nogil
-    cdef int64_t urgency(self, int32_t model, int32_t kind, int32_t count) noexcept nogil
-    cdef void place(self, int32_t model, int32_t kind) noexcept nogil
-    cdef Window window(self, int32_t model, int32_t kind, int32_t count) noexcept nogil
-    cdef int32_t foreseen(self, int32_t model, int32_t kind, int32_t count, int32_t most, Window& window) noexcept nogil
-    cdef void set_quiet(self, int32_t model, int32_t kind, int32_t count) noexcept nogil
-    cdef void unplace(self, int32_t model, int32_t kind) noexcept nogil
-    cdef void place_all(self, int32_t model) noexcept nogil
-    cdef void refresh(self, int32_t model) noexcept nogil
-    cdef void refresh_hopeless(self, int32_t model) noexcept nogil
     cdef void residency_changed(self, int32_t model) noexcept nogil
     cdef void drop_all(self, int32_t model, DropReason reason) noexcept nogil
     cdef void drop_hopeless(self) noexcept nogil

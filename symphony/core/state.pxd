@@ -1,4 +1,5 @@
-# The scheduler's data and the questions asked of it. Layers: State < Demand < Engine; only Engine decides.
+# The scheduler's data and the questions asked of it. Layers: State < Demand < Windows < Engine;
+# only Engine decides, but for a request that is hopeless on arrival.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
@@ -107,6 +108,21 @@ cdef extern from *:
 # The lowest set bit's number: the first kind or level of a mask, which must not be 0.
 cdef inline int32_t first_level(uint8_t mask) noexcept nogil:
     return <int32_t>count_trailing_zeros(mask)
+
+
+# The largest b in low..high with latency[b] <= room; low, if not even that of low + 1 is. latency[0] is 0 whatever the room.
+cdef inline int32_t largest_within(const int64_t* latency, int32_t low, int32_t high, int64_t room) noexcept nogil:
+    cdef int32_t middle
+    if low == high or latency[high] <= room:
+        return high
+    high -= 1
+    while low < high:
+        middle = low + (high - low + 1) // 2
+        if latency[middle] <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 cdef class State:

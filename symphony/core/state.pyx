@@ -1,7 +1,8 @@
 # distutils: language = c++
 """Hold what the scheduler knows of requests, queues and GPUs, and answer how large a batch fits.
 
-The lowest of three layers (`State`, `Demand`, `Engine`): it decides nothing. See state.pxd for the fields.
+The lowest of four layers (`State`, `Demand`, `Windows`, `Engine`): it decides nothing but that a request is hopeless on
+arrival. See state.pxd for the fields.
 """
 
 from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN
@@ -344,18 +345,3 @@ cdef class State:
             self.gpu_turns.set(gpu, turn)
         else:
             self.gpu_turns.remove(gpu)
-
-
-# The largest b in low..high with latency[b] <= room; low, if not even that of low + 1 is. latency[0] is 0 whatever the room.
-cdef inline int32_t largest_within(const int64_t* latency, int32_t low, int32_t high, int64_t room) noexcept nogil:
-    cdef int32_t middle
-    if low == high or latency[high] <= room:
-        return high
-    high -= 1
-    while low < high:
-        middle = low + (high - low + 1) // 2
-        if latency[middle] <= room:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -25,5 +25,4 @@ cdef class SimPolicy:
 
 cdef class CorePolicy(SimPolicy):
     cdef readonly Engine engine
-    cdef Margins margins
-    cdef bint adapt
+    cdef Margins margins                     # None if they stay as configured

@@ -36,7 +36,6 @@ cdef class CorePolicy(SimPolicy):
         """Take an engine that knows its models, profiles and GPUs, and no request; `adapt`: learn margins."""
         self.engine = engine
         self.margins = Margins(engine) if adapt else None
-        self.adapt = adapt
 
     cdef void begin(self, int64_t now) noexcept nogil:
         self.engine.begin(now)
@@ -45,7 +44,7 @@ cdef class CorePolicy(SimPolicy):
         self.engine.request_arrived(slot, model, deadline, priority)
 
     cdef void batch_finished(self, uint64_t plan_id, int32_t gpu, int64_t now) noexcept nogil:
-        if self.adapt:
+        if self.margins is not None:
             self.margins.batch_finished(plan_id, gpu, now)
         else:
             self.engine.batch_finished(plan_id, gpu, now)

@@ -37,6 +37,7 @@ cdef class Baseline(SimPolicy):
     cdef void enqueue(self, int32_t queue, uint32_t slot) noexcept nogil
     cdef int32_t fit(self, int32_t queue, int32_t model, int32_t gpu, int64_t start) noexcept nogil
     cdef void drop_late(self, int32_t queue, int64_t start, int64_t duration) noexcept nogil
+    cdef void drop_all(self, int32_t queue) noexcept nogil
     cdef void drop_first(self, int32_t queue) noexcept nogil
     cdef uint64_t dispatch(self, int32_t queue, int32_t model, int32_t gpu, int32_t count, int64_t start) noexcept nogil
     cdef void decide(self) noexcept nogil

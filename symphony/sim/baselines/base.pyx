@@ -14,6 +14,7 @@ from symphony.core.state cimport (
     DROP_WOULD_MISS,
     KIND_COUNT,
     NativeDecision,
+    largest_within,
 )
 
 
@@ -102,27 +103,20 @@ cdef class Baseline(SimPolicy):
 
     cdef int32_t fit(self, int32_t queue, int32_t model, int32_t gpu, int64_t start) noexcept nogil:
         """Return the largest batch that ends before the first request's deadline if it starts then."""
-        cdef const int64_t* latency = self.table(model, gpu)
-        cdef int32_t low = 0
-        cdef int32_t high, middle
-        cdef int64_t room
+        cdef int32_t upto
         if self.queues[queue].empty():
             return 0
-        room = self.queues[queue].front().deadline - start
-        high = self.size_max[model]
-        if <int64_t>self.queues[queue].live_count() < high:
-            high = <int32_t>self.queues[queue].live_count()
-        while low < high:
-            middle = low + (high - low + 1) // 2
-            if latency[middle] <= room:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        upto = <int32_t>min(<int64_t>self.queues[queue].live_count(), <int64_t>self.size_max[model])
+        return largest_within(self.table(model, gpu), 0, upto, self.queues[queue].front().deadline - start)
 
     cdef void drop_late(self, int32_t queue, int64_t start, int64_t duration) noexcept nogil:
         """Drop the first requests as long as a batch of this duration would miss their deadlines."""
         while not self.queues[queue].empty() and start + duration > self.queues[queue].front().deadline:
+            self.drop_first(queue)
+
+    cdef void drop_all(self, int32_t queue) noexcept nogil:
+        """Drop what waits where nothing will ever run."""
+        while not self.queues[queue].empty():
             self.drop_first(queue)
 
     cdef void drop_first(self, int32_t queue) noexcept nogil:

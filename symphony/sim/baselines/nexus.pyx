@@ -101,7 +101,7 @@ cdef class NexusPolicy(Baseline):
 
     cdef void decide(self) noexcept nogil:
         cdef int32_t gpu
-        self.drop_late(<int32_t>self.entries.size(), INT64_MAX // 2, 0)
+        self.drop_all(<int32_t>self.entries.size())
         for gpu in range(self.gpu_count):
             if self.is_alive[gpu]:
                 self.decide_for(gpu)

@@ -60,7 +60,7 @@ cdef class TritonPolicy(Baseline):
                 if self.queues[queue].empty():
                     continue
                 if not self.is_alive[gpu]:
-                    self.drop_late(queue, INT64_MAX // 2, 0)
+                    self.drop_all(queue)
                     continue
                 ready = self.ready_at(queue, model, gpu)
                 if self.flight_count[gpu] > 0 or ready > self.now_ns:
