@@ -21,7 +21,7 @@ from symphony.ingress.limits import IngressLimits
 from symphony.ingress.replies import EncodedReply, error_reply, internal_error, wants_msgpack
 from symphony.ingress.service import ServedModel, Service, not_ready
 from symphony.units import ms_to_ns
-from symphony.wire import InferRequest, InferResponse, WireLimits, decode_request, encode_response
+from symphony.wire import DEFAULT_LIMITS, InferRequest, InferResponse, WireLimits, decode_request, encode_response
 
 _log = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ class InferExchange:
         self,
         service: Service,
         limits: IngressLimits,
-        wire_limits: WireLimits | None = None,
+        wire_limits: WireLimits = DEFAULT_LIMITS,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.service = service
@@ -201,7 +201,7 @@ class InferExchange:
         """Infer calls started and not answered."""
         self.body_bytes = 0
         """Bytes of bodies held: being read (see `reserve`) or in flight."""
-        self._wire_limits = WireLimits() if wire_limits is None else wire_limits
+        self._wire_limits = wire_limits
         self._timeout_ns_max = ms_to_ns(limits.timeout_ms_max)
         self._clock_ns = clock_ns
         self._admissions: dict[int, Admission] = {}

@@ -1,8 +1,7 @@
 """Answer infer calls without aiohttp's per-request cost, and hand every other connection to aiohttp.
 
-A connection starts here. As long as its messages are plain infer calls (`POST /v2/models/.../infer HTTP/1.1` with a
-`Content-Length`, neither compressed nor expecting 100-continue) they are parsed by llhttp (httptools), run through the
-same `InferExchange` as everywhere, and answered with one write. The first message that is anything else moves the
+A connection starts here. As long as its messages are plain infer calls (see heads.py) they run through the same
+`InferExchange` as everywhere, and are answered with one write. The first message that is anything else moves the
 connection, with the bytes received and not yet used, to an aiohttp protocol for the rest of its life. So both paths
 behave alike and only one place knows each rule; the tests of the infer route run against both.
 
@@ -17,34 +16,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from http import HTTPStatus
-from urllib.parse import unquote
-
-import httptools
 
 from symphony.ingress.exchange import Exchange, InferExchange
+from symphony.ingress.heads import HeadReader, InferHead
 from symphony.ingress.limits import IngressLimits
 from symphony.ingress.replies import EncodedReply
 
 _PREFIX = b"POST /v2/models/"
 _HEAD_END = b"\r\n\r\n"
-_NOT_HOT = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
-_KEPT = {
-    name.encode(): name
-    for name in (
-        "content-type",
-        "accept",
-        "x-request-id",
-        "inference-header-content-length",
-        "x-request-timeout-ms",
-        "symphony-slo-ms",
-        "content-length",
-        "connection",
-    )
-}
-_STATUS_LINES = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: ".encode() for status in HTTPStatus
-}
 _SWEEP_EVERY_S = 1.0
 
 
@@ -59,7 +40,7 @@ class HotServer:
         self.head_bytes_max = limits.header_line_bytes_max * 2
         self.limits = limits
         self.connections: set[HotProtocol] = set()
-        self._targets: dict[bytes, tuple[str, str | None] | None] = {}
+        self.heads = HeadReader()
         self._sweeper: asyncio.TimerHandle | None = None
 
     def __call__(self) -> asyncio.Protocol:
@@ -67,16 +48,6 @@ class HotServer:
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep)
         return HotProtocol(self)
-
-    def target(self, path: bytes) -> tuple[str, str | None] | None:
-        """Return (model, version) when `path` is an infer route, else None. Remembers what it met, up to a bound."""
-        try:
-            return self._targets[path]
-        except KeyError:
-            if len(self._targets) >= 4096:
-                self._targets.clear()
-            found = self._targets[path] = _parse_target(path)
-            return found
 
     def close(self) -> None:
         """Close the connections that are idle, and the others as soon as they have been answered."""
@@ -94,24 +65,19 @@ class HotServer:
 
 
 class HotProtocol(asyncio.Protocol):
-    """One connection, until it is handed to aiohttp. Also the parser's callback object."""
+    """One connection, until it is handed to aiohttp."""
 
     __slots__ = (
         "_body",
-        "_body_start",
         "_buffer",
         "_exchange",
-        "_headers",
+        "_head",
         "_is_closing",
-        "_is_hot",
         "_is_reading_paused",
         "_is_write_paused",
-        "_keeps_alive",
-        "_need",
         "_received",
         "_server",
         "_since_s",
-        "_target",
         "_transport",
     )
 
@@ -121,13 +87,8 @@ class HotProtocol(asyncio.Protocol):
         self._buffer = b""
         self._body: bytearray | None = None
         self._received = 0
-        self._need = 0
-        self._body_start = 0
-        self._headers: dict[str, str] = {}
-        self._target: tuple[str, str | None] | None = None
+        self._head: InferHead | None = None
         self._exchange: Exchange | None = None
-        self._is_hot = True
-        self._keeps_alive = True
         self._is_closing = False
         self._is_reading_paused = False
         self._is_write_paused = False
@@ -146,7 +107,7 @@ class HotProtocol(asyncio.Protocol):
         self._server.connections.discard(self)
         self._server.exchanges.service.stats.connection_count -= 1
         if self._body is not None:
-            self._server.exchanges.reserve(-self._need)
+            self._server.exchanges.reserve(-len(self._body))
             self._body = None
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -166,14 +127,11 @@ class HotProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Collect a message and run it; called by the event loop with whatever has arrived."""
         if self._body is not None:
-            end = self._received + len(data)
-            if end <= self._need:
-                self._body[self._received : end] = data
-                self._received = end
-                if end == self._need:
-                    self._body_complete(self._body)
+            left = len(self._body) - self._received
+            if len(data) < left:
+                self._body[self._received : self._received + len(data)] = data
+                self._received += len(data)
                 return
-            left = self._need - self._received
             self._body[self._received :] = data[:left]
             self._buffer = data[left:]
             self._body_complete(self._body)
@@ -204,27 +162,14 @@ class HotProtocol(asyncio.Protocol):
                 self._buffer = data
             return
         end += len(_HEAD_END)
-        self._headers = {}
-        self._target = None
-        self._is_hot = True
-        parser = httptools.HttpRequestParser(self)
-        try:
-            parser.feed_data(data[:end])
-        except httptools.HttpParserError:
-            # aiohttp says what is wrong with it.
+        head = self._server.heads.read(data[:end])
+        if head is None:
             self._hand_over(data)
             return
-        length = self._headers.get("content-length", "")
-        if not self._is_hot or self._target is None or not length.isdigit() or parser.get_http_version() != "1.1":
-            self._hand_over(data)
-            return
-        need = int(length)
-        self._keeps_alive = self._headers.get("connection", "").lower() != "close"
+        self._head = head
+        need = head.body_bytes
         have = len(data) - end
-        if have == need:
-            self._run(data[end:])
-            return
-        if have > need:
+        if have >= need:
             self._buffer = data[end + need :]
             self._run(data[end : end + need])
             return
@@ -234,32 +179,17 @@ class HotProtocol(asyncio.Protocol):
         self._server.exchanges.reserve(need)
         body = bytearray(need)
         body[:have] = data[end:]
-        self._body, self._need, self._received = body, need, have
-
-    def on_url(self, url: bytes) -> None:
-        """Take the parser's request target."""
-        self._target = self._server.target(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one header from the parser."""
-        name = name.lower()
-        known = _KEPT.get(name)
-        if known is not None:
-            if known in self._headers:
-                self._is_hot = False
-            self._headers[known] = value.decode("latin-1")
-        elif name in _NOT_HOT:
-            self._is_hot = False
+        self._body, self._received = body, have
 
     def _body_complete(self, body: bytearray) -> None:
         self._body = None
-        self._server.exchanges.reserve(-self._need)
+        self._server.exchanges.reserve(-len(body))
         self._run(body)
 
     def _run(self, body: bytes | bytearray) -> None:
-        target = self._target
-        assert target is not None
-        exchange = self._server.exchanges.start(target[0], target[1], self._headers, body, self._reply)
+        head = self._head
+        assert head is not None
+        exchange = self._server.exchanges.start(head.model, head.version, head.headers, body, self._reply)
         if not exchange.is_done:
             self._exchange = exchange
 
@@ -269,13 +199,14 @@ class HotProtocol(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        head = [_STATUS_LINES[reply.status], reply.content_type.encode(), b"\r\nContent-Length: "]
-        head.append(str(reply.body_bytes).encode())
+        assert self._head is not None
+        is_last = self._is_closing or not self._head.keeps_alive or reply.status == 413
+        lines = [_first_lines(reply.status, reply.content_type), b"%d\r\n" % reply.body_bytes]
         for name, value in reply.headers:
-            head.append(f"\r\n{name}: {value}".encode("latin-1"))
-        is_last = self._is_closing or not self._keeps_alive or reply.status == 413
-        head.append(b"\r\nConnection: close\r\n\r\n" if is_last else b"\r\n\r\n")
-        transport.write(b"".join((*head, *reply.parts)))
+            lines.append(f"{name}: {value}\r\n".encode("latin-1"))
+        lines.append(b"Connection: close\r\n\r\n" if is_last else b"\r\n")
+        lines += reply.parts
+        transport.write(b"".join(lines))
         self._since_s = time.monotonic()
         if is_last:
             transport.close()
@@ -331,18 +262,8 @@ class HotProtocol(asyncio.Protocol):
             self._transport.abort()
 
 
-def _parse_target(path: bytes) -> tuple[str, str | None] | None:
-    if b"?" in path or not path.endswith(b"/infer"):
-        return None
-    parts = path.split(b"/")
-    # ["", "v2", "models", name, "infer"] or [..., name, "versions", version, "infer"]
-    try:
-        if len(parts) == 5:
-            return unquote(parts[3].decode("ascii"), errors="strict"), None
-        if len(parts) == 7 and parts[4] == b"versions":
-            return unquote(parts[3].decode("ascii"), errors="strict"), unquote(
-                parts[5].decode("ascii"), errors="strict"
-            )
-    except UnicodeDecodeError:
-        return None
-    return None
+@lru_cache(maxsize=256)
+def _first_lines(status: int, content_type: str) -> bytes:
+    """Return a reply's head up to the digits of its length."""
+    phrase = HTTPStatus(status).phrase
+    return f"HTTP/1.1 {status} {phrase}\r\nContent-Type: {content_type}\r\nContent-Length: ".encode("latin-1")

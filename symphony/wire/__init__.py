@@ -14,7 +14,7 @@ from symphony.wire.codec import (
     encode_response,
     kind_of,
 )
-from symphony.wire.limits import WireLimits
+from symphony.wire.limits import DEFAULT_LIMITS, WireLimits
 from symphony.wire.messages import (
     FRAMED,
     JSON,
@@ -32,6 +32,7 @@ from symphony.wire.messages import (
 from symphony.wire.tensors import datatype_of, dtype_of
 
 __all__ = [
+    "DEFAULT_LIMITS",
     "FRAMED",
     "JSON",
     "JSON_BINARY",

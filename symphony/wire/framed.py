@@ -1,20 +1,19 @@
 """The framed form: a msgpack header, then raw tensors at 64-byte boundaries, decoded without copying.
 
 `u32 little-endian header length | header | zeros to 64 | tensor | zeros to 64 | tensor ...`. Both ways the time does
-not depend on the size of large tensors (BOOL is read once, BYTES becomes objects). This is the hot path of a node: the
-common case is written out straight, and what is wrong is put into words only once something did not fit.
+not depend on the size of large tensors (BOOL is read once, BYTES becomes objects). A client sends the same header again
+and again: those without an id are checked once and remembered, by their bytes, up to a bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 import numpy as np
 
-from symphony.errors import SymphonyError
 from symphony.wire.faults import bad_input, quoted, shown
 from symphony.wire.limits import DEFAULT_LIMITS, WireLimits
 from symphony.wire.messages import (
@@ -38,39 +37,65 @@ from symphony.wire.oip import (
     timeout_to_ns,
     timeout_to_us,
 )
-from symphony.wire.tensors import BY_WORD, COPY_BYTES_MAX, check_shape, describe, find_datatype, from_raw, to_raw
+from symphony.wire.tensors import COPY_BYTES_MAX, Datatype, check_shape, describe, find_datatype, from_raw, to_raw
 
 VERSION: Final = 1
 ALIGNMENT: Final = 64
 _CONTENT_TYPE: Final = FormKind.FRAMED.value
 _U32: Final = Struct("<I")
 _ZEROS: Final = bytes(ALIGNMENT)
+_HEAD_BYTES_MAX: Final = 512
+_HEAD_COUNT_MAX: Final = 1024
+"""Longest header that is remembered once decoded, and how many."""
 _PREFIX_COUNT_MAX: Final = 1024
 """Signatures of replies whose encoded header is remembered."""
+
+
+class _Tensor(NamedTuple):
+    """Where a tensor lies behind the header: `offset` from the first 64-byte boundary, `length` bytes, `count` elements."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+    count: int
+    offset: int
+    length: int
+    is_view: bool
+
+
+class _Head(NamedTuple):
+    """A checked header: the part common to requests and responses, then either's own."""
+
+    tensors: tuple[_Tensor, ...]
+    bf16_names: frozenset[str]
+    id: str | None
+    model: str | None
+    output_names: tuple[str, ...] | None = None
+    timeout_ns: int | None = None
+    priority: int = 0
+    parameters: Mapping[str, Any] = NO_PARAMETERS
+    version: str = ""
+
+
+_request_heads: dict[bytes, _Head] = {}
+_response_heads: dict[bytes, _Head] = {}
 
 
 def decode_request(body: Buffer, limits: WireLimits) -> InferRequest:
     """Return the request in a body; its tensors are read-only views of it. Raises `bad_input` saying what is wrong."""
     if type(body) is not bytes:
         body = memoryview(body).toreadonly()
-    header, data_at = _read_header(body, limits)
-    inputs, bf16_names = _read_tensors(body, data_at, header.get("inputs"), "input", limits)
-    get = header.get
-    names = get("outputs")
-    timeout_us = get("timeout_us")
-    parameters = get("parameters")
-    request_id = get("id")
-    model = get("model")
+    head, data_at = _read_head(body, limits, _request_heads, _request_head)
     return InferRequest(
-        inputs,
-        None if request_id is None else check_id(request_id, limits),
-        None if names is None else _check_output_names(names, limits),
-        None if timeout_us is None else timeout_to_ns(timeout_us, "timeout_us", limits),
-        check_priority(get("priority", 0), "priority"),
-        NO_PARAMETERS if parameters is None else _check_parameters(parameters, limits),
+        _read_tensors(body, data_at, head.tensors, "input", limits),
+        head.id,
+        head.output_names,
+        head.timeout_ns,
+        head.priority,
+        head.parameters,
         FRAMED,
-        bf16_names,
-        None if model is None else check_text(model, "model", limits.name_length_max, "name_length_max"),
+        head.bf16_names,
+        head.model,
     )
 
 
@@ -78,14 +103,35 @@ def decode_response(body: Buffer, limits: WireLimits) -> InferResponse:
     """Return the response in a body, as `decode_request` does the request."""
     if type(body) is not bytes:
         body = memoryview(body).toreadonly()
-    header, data_at = _read_header(body, limits)
-    outputs, bf16_names = _read_tensors(body, data_at, header.get("outputs"), "output", limits)
-    return InferResponse(
-        check_text(header.get("model", ""), "model", limits.name_length_max, "name_length_max"),
-        check_text(header.get("version", ""), "version", limits.name_length_max, "name_length_max"),
-        outputs,
+    head, data_at = _read_head(body, limits, _response_heads, _response_head)
+    outputs = _read_tensors(body, data_at, head.tensors, "output", limits)
+    return InferResponse(head.model or "", head.version, outputs, head.id, head.bf16_names)
+
+
+def _request_head(header: dict[str, Any], limits: WireLimits) -> _Head:
+    get = header.get
+    names = get("outputs")
+    timeout_us = get("timeout_us")
+    parameters = get("parameters")
+    request_id = get("id")
+    model = get("model")
+    return _Head(
+        *_check_tensors(get("inputs"), "input", limits),
+        None if request_id is None else check_id(request_id, limits),
+        None if model is None else check_text(model, "model", limits.name_length_max, "name_length_max"),
+        None if names is None else _check_output_names(names, limits),
+        None if timeout_us is None else timeout_to_ns(timeout_us, "timeout_us", limits),
+        check_priority(get("priority", 0), "priority"),
+        NO_PARAMETERS if parameters is None else _check_parameters(parameters, limits),
+    )
+
+
+def _response_head(header: dict[str, Any], limits: WireLimits) -> _Head:
+    return _Head(
+        *_check_tensors(header.get("outputs"), "output", limits),
         check_id(header.get("id"), limits),
-        bf16_names,
+        check_text(header.get("model", ""), "model", limits.name_length_max, "name_length_max"),
+        version=check_text(header.get("version", ""), "version", limits.name_length_max, "name_length_max"),
     )
 
 
@@ -147,8 +193,13 @@ def _response_header(response: InferResponse) -> tuple[dict[str, Any], list[Buff
     return header, raws
 
 
-def _read_header(body: bytes | memoryview, limits: WireLimits) -> tuple[dict[str, Any], int]:
-    """Return the header and the offset at which tensors start."""
+def _read_head(
+    body: bytes | memoryview,
+    limits: WireLimits,
+    known: dict[bytes, _Head],
+    check: Callable[[dict[str, Any], WireLimits], _Head],
+) -> tuple[_Head, int]:
+    """Return the checked header and the offset at which tensors start. Headers without an id are remembered."""
     size = len(body)
     if size < 4:
         raise bad_input(f"the frame has {size} bytes, expected at least the 4 of its header's length")
@@ -160,8 +211,15 @@ def _read_header(body: bytes | memoryview, limits: WireLimits) -> tuple[dict[str
     end = 4 + length
     if end > size:
         raise bad_input(f"the frame's header has a length of {length}, but {size - 4} bytes follow")
+    data_at = (end + ALIGNMENT - 1) & -ALIGNMENT
+    packed = bytes(body[4:end])
+    is_short = length <= _HEAD_BYTES_MAX and limits is DEFAULT_LIMITS
+    if is_short:
+        found = known.get(packed)
+        if found is not None:
+            return found, data_at
     try:
-        header = msgpack.unpackb(body[4:end], use_list=False, max_array_len=limits.header_array_length_max)
+        header = msgpack.unpackb(packed, use_list=False, max_array_len=limits.header_array_length_max)
     except Exception as error:  # the library has many; each means that the text is at fault
         raise bad_input(f"the frame's header is not valid msgpack: {error or type(error).__name__}") from None
     if type(header) is not dict:
@@ -169,21 +227,23 @@ def _read_header(body: bytes | memoryview, limits: WireLimits) -> tuple[dict[str
     version = header.get("v")
     if version != VERSION or type(version) is not int:
         raise bad_input(f"the frame's version v is {shown(version)}, known is {VERSION}")
-    return header, (end + ALIGNMENT - 1) & -ALIGNMENT
+    head = check(header, limits)
+    if is_short and head.id is None:
+        if len(known) >= _HEAD_COUNT_MAX:
+            known.clear()
+        known[packed] = head
+    return head, data_at
 
 
-def _read_tensors(
-    body: bytes | memoryview, data_at: int, items: Any, role: str, limits: WireLimits
-) -> tuple[dict[str, Array], frozenset[str]]:
-    """Return the tensors as views of `body`, and the names of the BF16 ones."""
+def _check_tensors(items: Any, role: str, limits: WireLimits) -> tuple[tuple[_Tensor, ...], frozenset[str]]:
+    """Return what the header says of each tensor, and the names of the BF16 ones."""
     if type(items) is not tuple:
         raise bad_input(f"{role}s is {shown(items)}, expected a list of tensors")
     if len(items) > limits.tensor_count_max:
         raise bad_input(f"{len(items)} {role}s, allowed are {limits.tensor_count_max} (tensor_count_max)")
-    size = len(body)
-    arrays: dict[str, Array] = {}
+    tensors: dict[str, _Tensor] = {}
     bf16_names = NO_NAMES
-    taken = data_at
+    taken = 0
     for item in items:
         try:
             name = item["name"]
@@ -193,41 +253,48 @@ def _read_tensors(
             length = item["n"]
         except (KeyError, TypeError):
             raise bad_input(f"an {role} is {shown(item)}, expected a map with name, dtype, shape, off and n") from None
-        if type(name) is not str or not 0 < len(name) <= limits.name_length_max:
-            check_name(name, role, limits)
-        if name in arrays:
-            raise bad_input(f"{role} {quoted(name)} is given twice; give each tensor a name of its own")
-        try:
-            datatype = BY_WORD[word]
-        except (KeyError, TypeError):
-            datatype = find_datatype(word, f"{role} {quoted(name)}")
-        try:
-            count = check_shape(shape, "", limits)
-        except SymphonyError:
-            check_shape(shape, f"{role} {quoted(name)}", limits)  # again, to name the tensor
-            raise
-        if type(offset) is not int or offset < 0 or offset % ALIGNMENT or data_at + offset < taken:
+        check_name(name, role, limits)
+        what = f"{role} {quoted(name)}"
+        if name in tensors:
+            raise bad_input(f"{what} is given twice; give each tensor a name of its own")
+        datatype = find_datatype(word, what)
+        count = check_shape(shape, what, limits)
+        if type(offset) is not int or offset < 0 or offset % ALIGNMENT or offset < taken:
             raise bad_input(
-                f"{role} {quoted(name)}: off is {shown(offset)}, expected a multiple of {ALIGNMENT}, "
-                f"{taken - data_at} or more (behind the tensor before)"
+                f"{what}: off is {shown(offset)}, expected a multiple of {ALIGNMENT}, "
+                f"{taken} or more (behind the tensor before)"
             )
-        start = data_at + offset
         if type(length) is not int or length < 0:
-            raise bad_input(f"{role} {quoted(name)}: n is {shown(length)}, expected a number of bytes")
+            raise bad_input(f"{what}: n is {shown(length)}, expected a number of bytes")
+        taken = offset + length
+        is_view = 0 < length == count * datatype.itemsize and datatype.name != "BOOL"
+        tensors[name] = _Tensor(name, datatype, shape, count, offset, length, is_view)
+        if datatype.code == "bf16":
+            bf16_names |= {name}
+    return tuple(tensors.values()), bf16_names
+
+
+def _read_tensors(
+    body: bytes | memoryview, data_at: int, tensors: tuple[_Tensor, ...], role: str, limits: WireLimits
+) -> dict[str, Array]:
+    """Return the tensors as views of `body`."""
+    size = len(body)
+    taken = data_at
+    arrays: dict[str, Array] = {}
+    for name, datatype, shape, count, offset, length, is_view in tensors:
+        start = data_at + offset
         taken = start + length
         if length and taken > size:
             raise bad_input(
                 f"{role} {quoted(name)}: its data ends at byte {shown(taken)} of the frame, which has {size} bytes"
             )
-        if length and length == count * datatype.itemsize and datatype.name != "BOOL":
+        if is_view:
             arrays[name] = np.ndarray(shape, datatype.dtype, body, start)
         else:
             arrays[name] = from_raw(body, start, length, datatype, shape, count, f"{role} {quoted(name)}", limits)
-        if datatype.code == "bf16":
-            bf16_names |= {name}
     if size - taken >= ALIGNMENT:
         raise bad_input(f"{size - taken} bytes are left behind the last tensor of the frame")
-    return arrays, bf16_names
+    return arrays
 
 
 def _check_output_names(names: Any, limits: WireLimits) -> tuple[str, ...] | None:
