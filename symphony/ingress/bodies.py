@@ -32,11 +32,16 @@ async def read_body(request: web.Request, bytes_max: int, timeout_s: float) -> b
         async with asyncio.timeout(timeout_s):
             return await _read(stream, bytes_max)
     except TimeoutError:
-        raise SymphonyError(
-            Reason.BAD_INPUT, f"the body was not whole after {timeout_s:g} s (body_timeout_s); send it faster"
-        ) from None
+        raise too_slow(timeout_s) from None
     except (HttpProcessingError, ClientPayloadError, web.RequestPayloadError) as error:
         raise SymphonyError(Reason.BAD_INPUT, f"the body cannot be read: {error}") from None
+
+
+def too_slow(timeout_s: float) -> SymphonyError:
+    """Return the error for a body that did not come within its time."""
+    return SymphonyError(
+        Reason.BAD_INPUT, f"the body was not whole after {timeout_s:g} s (body_timeout_s); send it faster"
+    )
 
 
 async def _read(stream: StreamReader, bytes_max: int) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -229,6 +230,21 @@ class InferExchange:
             )
         return None
 
+    def refusal_unread(self, model_name: str, version: str | None, is_msgpack: bool) -> EncodedReply | None:
+        """Return the answer to a call that is refused for overload before its body is looked at, None for most calls.
+
+        Ask once for each call, and tell `start`. The answer is shared: do not change it.
+        """
+        try:
+            model = self.service.find(model_name, version)
+        except SymphonyError:
+            return None
+        error = model.refusal() if model.state == "READY" else None
+        if error is None:
+            return None
+        model.stats.request_rejected(error.reason)
+        return _shared_reply(error, is_msgpack)
+
     def reserve(self, body_bytes: int) -> None:
         """Count bytes of a body that is being read; take them back with a negative count before `start`."""
         self.body_bytes += body_bytes
@@ -245,11 +261,12 @@ class InferExchange:
         headers: Headers,
         body: bytes | bytearray | memoryview,
         on_reply: OnReply,
+        is_let_in: bool = False,
     ) -> Exchange:
         """Decode, check and submit one call; `on_reply` gets the answer, good or not.
 
         `body` is whole and not compressed, and must not change afterwards: tensors may be views of it. `version` None
-        means any. Never raises, whatever a client sent.
+        means any. `is_let_in`: `refusal_unread` was asked already. Never raises, whatever a client sent.
         """
         arrived_ns = self._clock_ns()
         content_type = headers.get("content-type") or ""
@@ -270,6 +287,9 @@ class InferExchange:
                 raise refusal
             if model.state != "READY":
                 raise not_ready(model)
+            refusal = None if is_let_in else model.refusal()
+            if refusal is not None:
+                raise refusal
             admission = self.admission(model)
             infer = decode_request(body, content_type, _header_length(headers), self._wire_limits)
             rows, is_group = admission.rows(infer.inputs, infer.bf16_names)
@@ -305,6 +325,11 @@ class InferExchange:
 
     def _is_echoed(self, request_id: str) -> bool:
         return len(request_id) <= self.limits.request_id_chars_max and request_id.isascii() and request_id.isprintable()
+
+
+@lru_cache(maxsize=256)
+def _shared_reply(error: SymphonyError, is_msgpack: bool) -> EncodedReply:
+    return error_reply(error, is_msgpack)
 
 
 def _header_length(headers: Headers) -> int | None:

@@ -13,6 +13,8 @@ from urllib.parse import unquote
 
 import httptools
 
+from symphony.ingress.replies import wants_msgpack
+
 REMEMBERED_COUNT_MAX = 1024
 REMEMBERED_BYTES_MAX = 1024
 _NOT_HOT = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
@@ -25,13 +27,19 @@ _KEPT = {
 
 
 class InferHead(NamedTuple):
-    """What a head says. `version` None means any; `headers` holds the known ones by lower-case name: do not change it."""
+    """What a head says.
+
+    `version` None means any. `headers` holds the known ones by lower-case name; do not change it. `is_msgpack`: errors
+    are wanted as msgpack. `has_id`: answers must echo an X-Request-Id.
+    """
 
     model: str
     version: str | None
     headers: Mapping[str, str]
     body_bytes: int
     keeps_alive: bool
+    is_msgpack: bool
+    has_id: bool
 
 
 class HeadReader:
@@ -67,7 +75,15 @@ class HeadReader:
         target = parse_target(self._url)
         if target is None:
             return None
-        return InferHead(*target, self._headers, int(length), self._headers.get("connection", "").lower() != "close")
+        get = self._headers.get
+        return InferHead(
+            *target,
+            headers=self._headers,
+            body_bytes=int(length),
+            keeps_alive=get("connection", "").lower() != "close",
+            is_msgpack=wants_msgpack(get("content-type", ""), get("accept", "")),
+            has_id="x-request-id" in self._headers,
+        )
 
     def on_url(self, url: bytes) -> None:
         """Take the parser's request target; it may come in pieces."""

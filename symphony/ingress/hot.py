@@ -5,8 +5,7 @@ A connection starts here. As long as its messages are plain infer calls (see hea
 connection, with the bytes received and not yet used, to an aiohttp protocol for the rest of its life. So both paths
 behave alike and only one place knows each rule; the tests of the infer route run against both.
 
-Measured reason: aiohttp's request, task, future and response objects cost more than decoding, scheduling and
-encoding together (see bench/ingress.py).
+Reason: aiohttp's request, task, future and response objects cost more than decoding, scheduling and encoding together.
 
 One message at a time: what a client pipelines behind an unanswered call waits in `_buffer` with reading paused.
 """
@@ -19,13 +18,15 @@ from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
 
+from symphony.ingress.bodies import too_slow
 from symphony.ingress.exchange import Exchange, InferExchange
 from symphony.ingress.heads import HeadReader, InferHead
 from symphony.ingress.limits import IngressLimits
-from symphony.ingress.replies import EncodedReply
+from symphony.ingress.replies import EncodedReply, error_reply
 
 _PREFIX = b"POST /v2/models/"
 _HEAD_END = b"\r\n\r\n"
+_STATUSES = frozenset(HTTPStatus)
 _SWEEP_EVERY_S = 1.0
 
 
@@ -171,7 +172,12 @@ class HotProtocol(asyncio.Protocol):
         have = len(data) - end
         if have >= need:
             self._buffer = data[end + need :]
-            self._run(data[end : end + need])
+            if not head.has_id:
+                refused = self._server.exchanges.refusal_unread(head.model, head.version, head.is_msgpack)
+                if refused is not None:
+                    self._reply(refused)
+                    return
+            self._run(data[end : end + need], is_let_in=not head.has_id)
             return
         if self._server.exchanges.refusal(need) is not None:
             self._hand_over(data)
@@ -186,10 +192,11 @@ class HotProtocol(asyncio.Protocol):
         self._server.exchanges.reserve(-len(body))
         self._run(body)
 
-    def _run(self, body: bytes | bytearray) -> None:
+    def _run(self, body: bytes | bytearray, is_let_in: bool = False) -> None:
         head = self._head
         assert head is not None
-        exchange = self._server.exchanges.start(head.model, head.version, head.headers, body, self._reply)
+        start = self._server.exchanges.start
+        exchange = start(head.model, head.version, head.headers, body, self._reply, is_let_in)
         if not exchange.is_done:
             self._exchange = exchange
 
@@ -256,14 +263,28 @@ class HotProtocol(asyncio.Protocol):
         """Close a connection that has been silent, or has not finished a message, for too long."""
         if self._exchange is not None or self._transport is None:
             return
-        is_inside = self._body is not None or bool(self._buffer)
         limits = self._server.limits
-        if now_s - self._since_s > (limits.body_timeout_s if is_inside else limits.keepalive_timeout_s):
+        silent_s = now_s - self._since_s
+        if self._body is not None:
+            if silent_s > limits.body_timeout_s:
+                self._refuse_slow_body(self._body)
+        elif silent_s > (limits.body_timeout_s if self._buffer else limits.keepalive_timeout_s):
             self._transport.abort()
+
+    def _refuse_slow_body(self, body: bytearray) -> None:
+        head = self._head
+        assert head is not None
+        self._body = None
+        self._is_closing = True
+        self._server.exchanges.reserve(-len(body))
+        error = too_slow(self._server.limits.body_timeout_s)
+        error.model = head.model
+        self._server.exchanges.service.stats.request_refused(error.reason)
+        self._reply(error_reply(error, head.is_msgpack))
 
 
 @lru_cache(maxsize=256)
 def _first_lines(status: int, content_type: str) -> bytes:
     """Return a reply's head up to the digits of its length."""
-    phrase = HTTPStatus(status).phrase
+    phrase = HTTPStatus(status).phrase if status in _STATUSES else "Client Closed Request"
     return f"HTTP/1.1 {status} {phrase}\r\nContent-Type: {content_type}\r\nContent-Length: ".encode("latin-1")

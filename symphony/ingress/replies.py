@@ -34,7 +34,10 @@ class EncodedReply:
     @property
     def body_bytes(self) -> int:
         """Return the length of the body in bytes."""
-        return sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in self.parts)
+        count = 0
+        for part in self.parts:
+            count += part.nbytes if type(part) is memoryview else len(part)
+        return count
 
 
 def wants_msgpack(content_type: str, accept: str) -> bool:

@@ -45,6 +45,10 @@ class ServedModel(Protocol):
         """Return why it is not ready ("" when it is)."""
         ...
 
+    def refusal(self) -> SymphonyError | None:
+        """Return why a request that arrives now is refused before it is read (overload), None when it is not."""
+        ...
+
     @property
     def stats(self) -> ModelStats:
         """Return its counters. The ingress counts only `request_rejected`: whatever ends before or in `submit`."""

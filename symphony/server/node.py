@@ -38,9 +38,13 @@ MODEL_COUNT_MAX = 4096
 NO_INDEX = -1
 """The index of a model that the scheduler does not know."""
 WATCH_EVERY_S = 0.05
+"""How often workers and doors are looked after."""
 HANG_COUNT_MAX = 3
 """After so many hung batches a model is taken out of service."""
 STOP_TIMEOUT_S = 5.0
+DOOR_SMOOTHING = 0.15
+"""Weight of the newest look in the doors' averages: about the time over which the loop averages rates."""
+_FOR_WANT_OF_TIME = frozenset((Reason.WOULD_MISS, Reason.EXPIRED))
 LATENESS_BOUNDS_S = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)
 
 
@@ -84,6 +88,9 @@ class Node:
         self._is_started = False
         self._is_stopped = False
         self._is_ring_due = False
+        self._let_in = 0.0
+        self._refused = 0.0
+        """Arrivals in one look at the doors, smoothed."""
         self.arrival_clock = ArrivalClock()
         """When what is being read arrived: the deadline of a request counts from there."""
         self._thread = threading.Thread(target=self._run_loop, name="schedule", daemon=True)
@@ -178,6 +185,8 @@ class Node:
         if entry is None:
             raise SymphonyError(Reason.NOT_READY, "the model is not loaded; load it first", retry_after_s=1)
         entry.check_admission(request.deadline_ns, time.monotonic_ns())
+        if request.priority < entry.config.priority_default:
+            entry.door.urgent_seen()
         if self._table.acquire(request) < 0:
             raise SymphonyError(
                 Reason.QUEUE_FULL,
@@ -367,6 +376,7 @@ class Node:
                 continue
             waited_ns = now_ns - request.arrived_ns
             entry.stats.request_dropped(reason, waited_ns)
+            entry.door.dropped_count += reason in _FOR_WANT_OF_TIME
             request.error = entry.dropped(reason, waited_ns)
             request.on_done(request)
         self.arrival_clock.worked(now_ns, time.monotonic_ns())
@@ -438,10 +448,11 @@ class Node:
     # ---- devices -----------------------------------------------------------------------------------------------
 
     async def _watch_workers(self) -> None:
-        """Replace workers whose batch runs past its model's limit."""
+        """Replace workers whose batch runs past its model's limit; look after the doors."""
         try:
             while True:
                 await asyncio.sleep(WATCH_EVERY_S)
+                self._look_after_doors()
                 now_ns = time.monotonic_ns()
                 for worker in list(self._workers):
                     if worker.overdue(now_ns):
@@ -449,6 +460,16 @@ class Node:
         except Exception as error:
             # Without the watch a hanging batch would hold its device for ever.
             self._on_fatal(error)
+
+    def _look_after_doors(self) -> None:
+        """Let each model's door follow the load; the loop's wish for GPUs knows only the requests let in."""
+        doors = [entry.door for entry in self._by_index.values()]
+        self._let_in += DOOR_SMOOTHING * (sum(door.let_in_count for door in doors) - self._let_in)
+        self._refused += DOOR_SMOOTHING * (sum(door.refused_count for door in doors) - self._refused)
+        gpus_asked = self.loop.gpus_asked * (1.0 + self._refused / max(1.0, self._let_in))
+        gpu_count = sum(not gpu.is_quarantined for gpu in self.stats.gpus)
+        for door in doors:
+            door.look(gpus_asked, gpu_count)
 
     async def _replace(self, worker: Worker) -> None:
         """Fail the batch that hangs, give its device a new worker, schedule anew what had not started."""

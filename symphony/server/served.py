@@ -10,6 +10,7 @@ from symphony.errors import Reason, SymphonyError
 from symphony.ingress.service import not_ready
 from symphony.metrics import ModelStats
 from symphony.profiles import LatencyProfile
+from symphony.server.door import Door
 from symphony.server.margin import MarginEstimator
 from symphony.units import ms_to_ns, ns_to_ms
 
@@ -33,11 +34,23 @@ class ModelEntry:
         self.stats = ModelStats(config.batch_size_max)
         self.slo_ns = ms_to_ns(config.slo_ms)
         self.margin = MarginEstimator(reply_margin_ns, round(self.slo_ns * MARGIN_SLO_SHARE_MAX))
+        self.door = Door()
+        self._overload = SymphonyError(
+            Reason.WOULD_MISS,
+            f'model "{config.name}": refused unread: more requests arrive than can be answered in time; '
+            "try again later or add GPUs",
+            model=config.name,
+            retry_after_s=self.retry_after_s(),
+        )
         self.profiles: dict[str, LatencyProfile] = {}
         self.alone_ns = 0
         self.held_count = 0
         """Slots its requests hold: those in flight, and cancelled ones whose batch has not ended."""
         self.hang_count = 0
+
+    def refusal(self) -> SymphonyError | None:
+        """Return why the request that arrives now is refused unread, None when it is not; ask once for each."""
+        return self._overload if self.door.refuses() else None
 
     def check_admission(self, deadline_ns: int, now_ns: int) -> None:
         """Raise SymphonyError unless the model can take one more request with this deadline."""

@@ -52,7 +52,7 @@ _PREFIX_COUNT_MAX: Final = 1024
 
 
 class _Tensor(NamedTuple):
-    """Where a tensor lies behind the header: `offset` from the first 64-byte boundary, `length` bytes, `count` elements."""
+    """Where a tensor lies: `offset` from the 64-byte boundary behind the header, `length` bytes, `count` elements."""
 
     name: str
     datatype: Datatype

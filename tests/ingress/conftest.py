@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -16,6 +17,7 @@ from symphony.config import ModelConfig, TensorSpec
 from symphony.driver.requests import PendingRequest
 from symphony.errors import Reason, SymphonyError
 from symphony.ingress import Health, InferExchange, IngressLimits, build_app, make_runner, unknown_model
+from symphony.ingress.hot import HotServer
 from symphony.metrics import BuildInfo, ModelRow, ModelStats, NodeStats, make_registry, render
 
 
@@ -42,9 +44,13 @@ class FakeModel:
     state: str = "READY"
     reason: str = ""
     stats: ModelStats = field(init=False)
+    refusal_error: SymphonyError | None = None
 
     def __post_init__(self) -> None:
         self.stats = ModelStats(self.config.batch_size_max)
+
+    def refusal(self) -> SymphonyError | None:
+        return self.refusal_error
 
 
 class FakeService:
@@ -156,9 +162,13 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
 
-@pytest.fixture
-async def start(service: FakeService) -> AsyncIterator[Callable]:
-    """Return a function that starts the ingress with given limits; everything is shut down afterwards."""
+@pytest.fixture(params=["aiohttp", "hot"])
+async def start(request: pytest.FixtureRequest, service: FakeService) -> AsyncIterator[Callable]:
+    """Return a function that starts the ingress with given limits; everything is shut down afterwards.
+
+    Once with aiohttp alone and once with the hot path in front of it, as a node has it: both must behave alike.
+    """
+    servers: list[tuple[asyncio.Server, Any]] = []
     runners: list[web.AppRunner] = []
     sessions: list[aiohttp.ClientSession] = []
     started: list[InferExchange] = []
@@ -170,9 +180,12 @@ async def start(service: FakeService) -> AsyncIterator[Callable]:
         runner = make_runner(build_app(service, bounds, exchanges), bounds)
         runners.append(runner)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = site._server.sockets[0].getsockname()[1]
+        make_protocol = runner.server
+        if request.param == "hot":
+            make_protocol = HotServer(exchanges, runner.server, bounds)
+        server = await asyncio.get_running_loop().create_server(make_protocol, "127.0.0.1", 0)
+        servers.append((server, make_protocol))
+        port = server.sockets[0].getsockname()[1]
         session = aiohttp.ClientSession(base_url=f"http://127.0.0.1:{port}")
         sessions.append(session)
         return Server(port, exchanges, session)
@@ -180,6 +193,10 @@ async def start(service: FakeService) -> AsyncIterator[Callable]:
     yield start
     for session in sessions:
         await session.close()
+    for server, make_protocol in servers:
+        server.close()
+        if request.param == "hot":
+            make_protocol.close()
     for runner in runners:
         await runner.cleanup()
     for exchanges in started:

@@ -469,3 +469,19 @@ def test_framed_call_costs_at_most_thirty_microseconds(service):
         best_ns = min(best_ns, (time.perf_counter_ns() - begun_ns) / 500)
     print(f"framed exchange: {best_ns / 1_000:.1f} us")
     assert best_ns <= 30_000
+
+
+def test_overload_is_refused_before_the_body_is_looked_at(caller):
+    model = caller.service.find("scale", None)
+    model.refusal_error = SymphonyError(Reason.WOULD_MISS, "too much", model="scale", retry_after_s=0.2)
+    caller.call(b"no json at all", x_request_id="a-1")
+    assert caller.reply.status == 503 and caller.json["reason"] == "would_miss"
+    assert ("Retry-After", "1") in caller.reply.headers and ("X-Request-Id", "a-1") in caller.reply.headers
+    assert model.stats.unanswered == {("rejected", Reason.WOULD_MISS): 1}
+    caller.assert_empty()
+
+
+def test_call_let_in_already_is_not_asked_again(caller):
+    caller.service.find("scale", None).refusal_error = SymphonyError(Reason.WOULD_MISS, "too much")
+    caller.exchanges.start("scale", None, {}, body(), caller.replies.append, is_let_in=True)
+    assert caller.reply.status == 200

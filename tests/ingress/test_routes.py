@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from symphony.errors import Reason, SymphonyError
 from symphony.ingress import Health
+from symphony.metrics.model import Outcome
 
 pytestmark = pytest.mark.sockets
 
@@ -275,3 +276,20 @@ async def test_draining_refuses_with_retry_after(start, service):
     async with server.client.post(INFER, json=BODY) as response:
         assert (response.status, response.headers["Retry-After"]) == (503, "5")
         assert (await response.json())["reason"] == "draining"
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-Request-Id": "b-7"}, {"Accept": "application/msgpack"}])
+async def test_overload_is_refused_unread_and_the_connection_goes_on(start, service, headers):
+    server = await start()
+    model = service.find("scale", None)
+    for refused in (True, False, True):
+        model.refusal_error = SymphonyError(Reason.WOULD_MISS, "too much", model="scale") if refused else None
+        async with server.client.post("/v2/models/scale/infer", json=BODY, headers=headers) as reply:
+            assert reply.status == (503 if refused else 200)
+            assert reply.headers.get("X-Request-Id") == headers.get("X-Request-Id")
+            if refused:
+                assert int(reply.headers["Retry-After"]) >= 1
+                content = await reply.read()
+                found = msgpack.unpackb(content) if "Accept" in headers else json.loads(content)
+                assert found == {"error": "too much", "reason": "would_miss", "model": "scale"}
+    assert model.stats.count(Outcome.REJECTED) == 2 and model.stats.in_flight == 0

@@ -1,0 +1,73 @@
+"""Refuse at the door, before it is read, a share of what a model's GPUs cannot serve anyway.
+
+Under lasting overload the scheduler drops what would miss its deadline. That is exact, but each such request has been
+read, decoded, queued and answered late in its life: at twice the load a node spends half its time on requests that come
+to nothing, and then has none left for the others. So while a model's requests are being dropped, and more GPUs are
+asked for than there are, a share of its arrivals is refused unread. The share is at most what leaves the GPUs a tenth
+more than they can serve, so that the scheduler, which knows deadlines and batches, still has the choice; it grows and
+shrinks step by step with the drops, and is gone a moment after the load is.
+
+Ways considered: a limit on the queue (says nothing about time, and differs per model and load); refusing by predicted
+wait (the scheduler's own work, twice); a share computed from what was answered (where answers fail for another reason
+it refuses ever more, and stays there). Pure: told the outcomes, no clock, no randomness.
+"""
+
+from __future__ import annotations
+
+SPARE = 1.1
+"""What is let in at least, relative to what the GPUs can serve."""
+STEP = 0.1
+"""How much the share changes in one look."""
+DROPPED_SHARE_HIGH = 0.05
+DROPPED_SHARE_LOW = 0.02
+"""Drops among those let in above which the share grows, and below which it shrinks."""
+LET_IN_COUNT_MIN = 20
+"""Fewer in one look say nothing."""
+URGENT_LOOKS = 100
+"""For so many looks after a request of better than default priority, nothing is refused unread."""
+
+
+class Door:
+    """Decide about the arrivals of one model. `look` is called at regular instants, every 0.1 s or so."""
+
+    def __init__(self) -> None:
+        self.refused_share = 0.0
+        """Share of arrivals refused."""
+        self.let_in_count = 0
+        self.refused_count = 0
+        """Arrivals since the last look."""
+        self.dropped_count = 0
+        """Requests that the scheduler gave up since the last look, for want of time."""
+        self._urgent_looks = 0
+        self._debt = 0.0
+
+    def refuses(self) -> bool:
+        """Return whether to refuse the request that arrives now."""
+        if self.refused_share > 0.0:
+            self._debt += self.refused_share
+            if self._debt >= 1.0:
+                self._debt -= 1.0
+                self.refused_count += 1
+                return True
+        self.let_in_count += 1
+        return False
+
+    def urgent_seen(self) -> None:
+        """Hear of a request with better than the default priority: priorities are inside the body, so read it."""
+        self._urgent_looks = URGENT_LOOKS
+        self.refused_share = 0.0
+
+    def look(self, gpus_asked: float, gpu_count: int) -> None:
+        """Set the share anew. `gpus_asked`: for all arrivals of all models, those refused included."""
+        dropped_share = self.dropped_count / max(LET_IN_COUNT_MIN, self.let_in_count)
+        share = self.refused_share
+        if dropped_share > DROPPED_SHARE_HIGH:
+            share += STEP
+        elif dropped_share < DROPPED_SHARE_LOW:
+            share -= STEP
+        if self._urgent_looks > 0:
+            self._urgent_looks -= 1
+            share = 0.0
+        most = 1.0 - SPARE * gpu_count / gpus_asked if gpus_asked > 0.0 else 0.0
+        self.refused_share = max(0.0, min(share, most))
+        self.let_in_count = self.refused_count = self.dropped_count = 0
