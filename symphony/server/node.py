@@ -42,6 +42,8 @@ WATCH_EVERY_S = 0.05
 HANG_COUNT_MAX = 3
 """After so many hung batches a model is taken out of service."""
 STOP_TIMEOUT_S = 5.0
+ROOM_SHARE = 0.85
+"""GPUs asked for, as a share of those there are, below which there is room for generous margins."""
 DOOR_SMOOTHING = 0.15
 """Weight of the newest look in the doors' averages: about the time over which the loop averages rates."""
 _FOR_WANT_OF_TIME = frozenset((Reason.WOULD_MISS, Reason.EXPIRED))
@@ -421,7 +423,9 @@ class Node:
             request.on_done(request)
         answered_ns = time.monotonic_ns()
         self.arrival_clock.worked(now_ns, answered_ns)
-        if entry.margin.observe(answered_ns - plan.finish_at_ns, answered_ns) and entry.state == "READY":
+        has_room = self.loop.gpus_asked < ROOM_SHARE * len(self._devices)
+        overrun_ns = answered_ns - plan.finish_at_ns
+        if entry.margin.observe(overrun_ns, answered_ns, has_room) and entry.state == "READY":
             self.loop.margin_changed(entry.index, entry.margin.margin_ns)
 
     def _fail(self, entry: ModelEntry, requests: Sequence[PendingRequest], why: str) -> None:

@@ -5,9 +5,9 @@ import pytest
 from symphony.server.door import SPARE, Door
 
 
-def run(door: Door, rate: int, capacity: int, looks: int = 40, asked_at: float | None = None, gpu_count: int = 4) -> int:
+def run(door: Door, rate: int, capacity: int, looks: int = 40, asked_at: float | None = None) -> int:
     """Offer `rate` requests per look to GPUs that serve `capacity`; return how many were served in the last look."""
-    served = 0
+    gpu_count, served = 4, 0
     for _ in range(looks):
         let_in = sum(not door.refuses() for _ in range(rate))
         served = min(let_in, capacity)
