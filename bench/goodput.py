@@ -170,7 +170,7 @@ def measure(name: str, case: Case, duration_s: float, seed: int) -> dict[str, An
         "reasons_at_2x": again["reasons"],
         "refused_ms_at_2x": again["refused_ms"],
         "memory_mib_at_2x": [round(before, 1), round(after, 1)],
-        "search": search["probes"],
+        "search": [{key: probe[key] for key in ("rate", "good_share", "is_valid")} for probe in search["probes"]],
         "machine": search["machine"],
     }
 

@@ -208,7 +208,10 @@ class HotProtocol(asyncio.Protocol):
             return
         assert self._head is not None
         is_last = self._is_closing or not self._head.keeps_alive or reply.status == 413
-        lines = [_first_lines(reply.status, reply.content_type), b"%d\r\n" % reply.body_bytes]
+        lines: list[bytes | bytearray | memoryview] = [
+            _first_lines(reply.status, reply.content_type),
+            b"%d\r\n" % reply.body_bytes,
+        ]
         for name, value in reply.headers:
             lines.append(f"{name}: {value}\r\n".encode("latin-1"))
         lines.append(b"Connection: close\r\n\r\n" if is_last else b"\r\n")

@@ -52,12 +52,12 @@ _PREFIX_COUNT_MAX: Final = 1024
 
 
 class _Tensor(NamedTuple):
-    """Where a tensor lies: `offset` from the 64-byte boundary behind the header, `length` bytes, `count` elements."""
+    """Where a tensor lies: `offset` from the 64-byte boundary behind the header, `length` bytes."""
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
-    count: int
+    element_count: int
     offset: int
     length: int
     is_view: bool
