@@ -69,6 +69,12 @@ class Model:
     share: float = 0.0
     rate: float = 0.0
     count: int = 0
+    drop_rate: float = 0.0
+    drop_count: int = 0
+
+    @property
+    def neglected(self) -> bool:
+        return self.drop_rate > 0.01 * self.rate
 
 
 @dataclass
@@ -361,6 +367,7 @@ class OracleScheduler:
         del self.requests[request.id]
         if reason in ("would_miss", "expired"):
             self.drops[1] += 1
+            self.models[request.model].drop_count += 1
         self.decisions.append(Drop(request.id, reason))
 
     def kinds(self, m: int) -> list[int]:
@@ -465,17 +472,16 @@ class OracleScheduler:
 
     def match_one(self, set_aside: set[tuple[int, int]]) -> bool:
         """Dispatch, shed or set aside once; return False if no candidate has a GPU on which it may start."""
-        found = self.candidates()
-        for candidate in [c for c in found if c.schedulable] + [c for c in found if c.confined]:
-            m, kind = candidate.model, candidate.kind
-            gpus = self.gpus_for(m, kind)
-            if not candidate.schedulable and self.in_use_count() >= self.active_count():
-                gpus = [g for g in gpus if not self.is_idle(self.gpus[g])]
-            if gpus and (m, kind) not in set_aside:
-                break
-        else:
+        found = [c for c in self.candidates() if self.gpus_open_to(c) and (c.model, c.kind) not in set_aside]
+        schedulable = next((c for c in found if c.schedulable), None)
+        confined = next((c for c in found if c.confined), None)
+        candidate = schedulable or confined
+        if candidate is None:
             return False
-
+        if schedulable and confined and self.models[confined.model].neglected and self.due_now(confined) < self.due_now(schedulable):
+            candidate = confined
+        m, kind = candidate.model, candidate.kind
+        gpus = self.gpus_open_to(candidate)
         g = gpus[0]
         start_ns = self.start_on(g)
         b = self.fit(m, kind, start_ns)
@@ -503,6 +509,18 @@ class OracleScheduler:
             return True
         self.dispatch(g, m, [request.id for request in queue[:b]], start_ns, self.latency(m, kind, b))
         return True
+
+    def gpus_open_to(self, candidate: Candidate) -> list[int]:
+        """Return the GPUs on which it may start: a confined one opens an idle GPU only while the active set is not full."""
+        gpus = self.gpus_for(candidate.model, candidate.kind)
+        if candidate.schedulable or self.in_use_count() < self.active_count():
+            return gpus
+        return [g for g in gpus if not self.is_idle(self.gpus[g])]
+
+    def due_now(self, candidate: Candidate) -> int:
+        """Return D(b) of the batch that it would be now."""
+        m = candidate.model
+        return self.due(m, self.queue(m), self.fit(m, candidate.kind, self.now_ns + self.control_ns))
 
     def start_on(self, g: int) -> int:
         """Return the earliest start of a batch decided now for this GPU."""
@@ -536,9 +554,10 @@ class OracleScheduler:
         for model in self.models.values():
             for _ in range(min(boundaries, EPOCHS_REMEMBERED)):
                 model.rate = (model.rate + model.count) / 2
-                model.count = 0
+                model.drop_rate = (model.drop_rate + model.drop_count) / 2
+                model.count = model.drop_count = 0
             if boundaries > EPOCHS_REMEMBERED:
-                model.rate = 0.0
+                model.rate = model.drop_rate = 0.0
         self.share_out()
 
     def share_out(self) -> None:

@@ -7,7 +7,7 @@ The middle layer: docs/core.md, "Target batch size".
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libcpp cimport bool as cbool
 
-from symphony.core.stagger cimport active_set_size, early_batch_size, has_bursts, staggered_batch_size
+from symphony.core.stagger cimport active_set_size, early_batch_size, has_bursts, is_neglected, staggered_batch_size
 from symphony.core.state cimport KIND_COUNT, Model, State, first_level
 
 cdef int64_t EPOCH_ROLLS_MAX = 8
@@ -20,6 +20,7 @@ cdef class Demand(State):
         """Close the epochs that ended since the last step: halve in their arrival counts, then share GPUs anew."""
         cdef int64_t epoch = floor_divide(now, self.epoch_ns)
         cdef int64_t passed = epoch - self.epoch
+        cdef Model* m
         cdef int32_t i
         cdef int64_t k
         if not self.has_epoch:
@@ -35,16 +36,19 @@ cdef class Demand(State):
             self.arrival_rate = (self.arrival_rate + self.arrival_count) / 2
             self.drop_rate = (self.drop_rate + self.drop_count) / 2
             self.arrival_count = self.drop_count = 0.0
+        self.has_neglected = False
         for i in range(self.model_count_max):
-            if not self.models[i].exists:
+            m = &self.models[i]
+            if not m.exists:
                 continue
             if passed > EPOCH_ROLLS_MAX:
-                self.models[i].rate = 0.0
-            else:
-                for k in range(passed):
-                    self.models[i].rate = (self.models[i].rate + self.models[i].arrival_count) / 2
-                    self.models[i].arrival_count = 0.0
-            self.models[i].arrival_count = 0.0
+                m.rate = m.drop_rate = m.arrival_count = m.drop_count = 0.0
+            for k in range(min(passed, EPOCH_ROLLS_MAX)):
+                m.rate = (m.rate + m.arrival_count) / 2
+                m.drop_rate = (m.drop_rate + m.drop_count) / 2
+                m.arrival_count = m.drop_count = 0.0
+            m.is_neglected = is_neglected(m.drop_rate, m.rate)
+            self.has_neglected = self.has_neglected or m.is_neglected
         self.measure_shares()
 
     cdef void measure_shares(self) noexcept nogil:

@@ -28,6 +28,7 @@ cdef class Engine(Windows):
     cdef void drop_hopeless(self) noexcept nogil
     cdef void match(self) noexcept nogil
     cdef int32_t most_urgent(self, cbool is_confined, int32_t* best_kind, int32_t* best_count) noexcept nogil
+    cdef cbool goes_first(self, int32_t confined, int32_t confined_count, int32_t model, int32_t count) noexcept nogil
     cdef cbool may_open(self, cbool is_confined) noexcept nogil
     cdef Bitmap* pool(self, int32_t kind, cbool is_confined) noexcept nogil
     cdef void set_aside(self, int32_t model, int32_t kind) noexcept nogil

@@ -120,8 +120,8 @@ cdef class Engine(Windows):
         m.margin_ns = margin
         m.delay_ns = delay
         m.alone_ns = NEVER
-        m.arrival_count = 0.0
-        m.rate = 0.0
+        m.arrival_count = m.rate = m.drop_count = m.drop_rate = 0.0
+        m.is_neglected = False
         m.share = 0.0
         self.resident[model].reset(self.gpu_count_max)
         for kind in range(KIND_COUNT):
@@ -280,6 +280,7 @@ cdef class Engine(Windows):
 
     cdef void match(self) noexcept nogil:
         cdef int32_t kind, model, count, gpu
+        cdef int32_t other, other_kind, other_count
         cdef int64_t start
         cdef size_t i
         cdef cbool is_confined
@@ -288,10 +289,12 @@ cdef class Engine(Windows):
         self.is_settled = True
         while True:
             is_confined = False
-            model = self.most_urgent(is_confined, &kind, &count)
-            if model < 0:
-                is_confined = True
-                model = self.most_urgent(is_confined, &kind, &count)
+            model = self.most_urgent(False, &kind, &count)
+            if model < 0 or self.has_neglected:
+                other = self.most_urgent(True, &other_kind, &other_count)
+                if other >= 0 and (model < 0 or self.goes_first(other, other_count, model, count)):
+                    is_confined = True
+                    model, kind, count = other, other_kind, other_count
             if model < 0:
                 break
             gpu = self.pool(kind, is_confined).first_common(self.resident[model])
@@ -366,6 +369,10 @@ cdef class Engine(Windows):
                 best_kind[0] = kind
                 best_count[0] = count
         return best
+
+    cdef cbool goes_first(self, int32_t confined, int32_t confined_count, int32_t model, int32_t count) noexcept nogil:
+        """Return whether the confined candidate of a neglected model goes before a schedulable one: if it is due earlier."""
+        return self.models[confined].is_neglected and self.due(confined, confined_count) < self.due(model, count)
 
     cdef cbool may_open(self, cbool is_confined) noexcept nogil:
         """Return whether such a candidate may start on an idle GPU: a confined one only while the active set is not full."""

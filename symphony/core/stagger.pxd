@@ -39,6 +39,11 @@ cdef inline cbool has_bursts(double drop_rate, double arrival_rate, double gpus_
     return drop_rate > 0.001 * arrival_rate and gpus_asked < 0.85 * gpus
 
 
+# Whether a model loses too many of its requests: where SLOs are unlike, GPUs held by long batches cost the short ones.
+cdef inline cbool is_neglected(double drop_rate, double rate) noexcept nogil:
+    return drop_rate > 0.01 * rate
+
+
 # From this size on a batch starts as soon as a GPU of the active set is free instead of waiting for frontrun. Waiting lets
 # a batch grow at the price of an idle GPU. With demand for `gpus` = 4 or more the staggered batch is worth waiting for,
 # and only a full pool lets one of the target's size go; with less there is little to stagger with, windows collide, and

@@ -68,6 +68,9 @@ cdef struct Model:
     int64_t earliest_ns       # earliest deadline of its live requests
     double arrival_count      # in the current epoch
     double rate               # per epoch, halved each epoch
+    double drop_count         # of these, dropped because of time
+    double drop_rate
+    cbool is_neglected        # too many are
     int64_t margin_ns
     int64_t alone_ns          # smallest l(1) over resident kinds
     int64_t slo_ns
@@ -186,6 +189,7 @@ cdef class State:
     cdef double arrival_rate                    # per epoch, halved each epoch
     cdef double drop_count                      # of these, dropped because of time
     cdef double drop_rate
+    cdef cbool has_neglected                    # some model is
     cdef cbool is_bursty                        # requests are dropped though the load asks for less than there is
 
     cdef readonly int64_t now_ns

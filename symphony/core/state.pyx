@@ -199,6 +199,7 @@ cdef class State:
         decision.finish_at_ns = 0
         if reason == DROP_WOULD_MISS or reason == DROP_EXPIRED:
             self.drop_count += 1.0
+            self.models[model].drop_count += 1.0
         self.ids.push_back(slot)
         self.decisions.push_back(decision)
 

@@ -1,0 +1,65 @@
+"""What the default policy promises beyond one model's goodput: nobody is sacrificed, and bursts pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from symphony.config.workload import SimulatedGpus, SimulatedModel, Workload
+from symphony.sim import simulate
+from symphony.sim.report import GOOD, report_on
+from symphony.units import NS_PER_MS, NS_PER_S, ms_to_ns
+
+
+def model(name: str, alpha_ms: float, beta_ms: float, slo_ms: float, rate: float, **changes) -> SimulatedModel:
+    table = tuple(ms_to_ns(alpha_ms * size + beta_ms) for size in range(1, 257))
+    return SimulatedModel(name, round(slo_ms * NS_PER_MS), rate, {"gpu": table}, **changes)
+
+
+UNLIKE = (
+    model("a", 1.27, 2.85, 21, 950),
+    model("b", 1.29, 12.6, 102, 510),
+    model("c", 1.07, 8.35, 79, 350),
+    model("short", 0.155, 0.55, 10, 275),
+    model("shorter than c", 0.47, 1.54, 13, 220),
+)
+
+
+def test_no_model_is_sacrificed_where_slos_are_unlike() -> None:
+    """At the border of what four GPUs carry, the batches of long models must not cost the short ones their requests."""
+    workload = Workload(UNLIKE, (SimulatedGpus("gpu", 4),), duration_ns=8 * NS_PER_S)
+    reports = [report_on(simulate(workload, seed=seed)) for seed in (1, 2, 3)]
+    assert np.mean([report.good_share for report in reports]) > 0.985
+    for number, spec in enumerate(UNLIKE):
+        share = float(np.mean([report.models[number].good_share for report in reports]))
+        assert share > 0.97, (spec.name, share)
+
+
+BURSTS = {
+    "one model": ((model("m", 1.053, 5.072, 25, 4000),), 8),
+    "twenty like models": ((model("m", 1.053, 5.072, 100, 5000 / 20, copies=20),), 8),
+    "unlike models": (tuple(replace(each, rate=each.rate * 0.8) for each in UNLIKE), 4),
+}
+
+
+@pytest.mark.parametrize("name", list(BURSTS))
+def test_after_a_burst_of_ten_times_the_load_all_is_well_within_two_slos(name: str) -> None:
+    """One second of it, at 0.7 to 0.8 of the goodput; judged from two SLOs after its end, over a second."""
+    models, gpus = BURSTS[name]
+    workload = Workload(
+        tuple(replace(each, arrivals="burst:3:1:10") for each in models),
+        (SimulatedGpus("gpu", gpus),),
+        duration_ns=6 * NS_PER_S,
+    )
+    goods = counts = 0
+    for seed in (1, 2, 3):
+        outcome = simulate(workload, seed=seed)
+        slo_ns = np.array([each.slo_ns for each in models for _ in range(each.copies)])[outcome.requests.models]
+        since = outcome.requests.at_ns - 4 * NS_PER_S - 2 * slo_ns
+        judged = (since >= 0) & (since < NS_PER_S)
+        goods += int((outcome.outcome[judged] == GOOD).sum())
+        counts += int(judged.sum())
+    assert counts > 3000
+    assert goods >= 0.99 * counts, (goods, counts)
