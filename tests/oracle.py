@@ -553,7 +553,8 @@ class OracleScheduler:
                 pair[0] = 0.0
         for model in self.models.values():
             for _ in range(min(boundaries, EPOCHS_REMEMBERED)):
-                model.rate = (model.rate + model.count) / 2
+                has_fallen = model.rate > 16 and model.count < model.rate / 2
+                model.rate = float(model.count) if has_fallen else (model.rate + model.count) / 2
                 model.drop_rate = (model.drop_rate + model.drop_count) / 2
                 model.count = model.drop_count = 0
             if boundaries > EPOCHS_REMEMBERED:

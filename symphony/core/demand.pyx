@@ -44,7 +44,7 @@ cdef class Demand(State):
             if passed > EPOCH_ROLLS_MAX:
                 m.rate = m.drop_rate = m.arrival_count = m.drop_count = 0.0
             for k in range(min(passed, EPOCH_ROLLS_MAX)):
-                m.rate = (m.rate + m.arrival_count) / 2
+                m.rate = followed(m.rate, m.arrival_count)
                 m.drop_rate = (m.drop_rate + m.drop_count) / 2
                 m.arrival_count = m.drop_count = 0.0
             m.is_neglected = is_neglected(m.drop_rate, m.rate)
@@ -119,6 +119,11 @@ cdef class Demand(State):
         if self.targets_dirty:
             self.measure_targets()
         return self.pairs[model * KIND_COUNT + kind].target
+
+
+cdef inline double followed(double rate, double count) noexcept nogil:
+    """Return the rate after an epoch with `count` arrivals: smoothed, but a clear fall (a burst is over) is believed at once."""
+    return count if rate > 16.0 and count < rate / 2 else (rate + count) / 2
 
 
 cdef inline int64_t floor_divide(int64_t value, int64_t divisor) noexcept nogil:

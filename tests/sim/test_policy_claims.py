@@ -39,7 +39,7 @@ def test_no_model_is_sacrificed_where_slos_are_unlike() -> None:
 
 BURSTS = {
     "one model": ((model("m", 1.053, 5.072, 25, 4000),), 8),
-    "twenty like models": ((model("m", 1.053, 5.072, 100, 5000 / 20, copies=20),), 8),
+    "twenty like models": ((model("m", 1.053, 5.072, 100, 5000, copies=20),), 8),
     "unlike models": (tuple(replace(each, rate=each.rate * 0.8) for each in UNLIKE), 4),
 }
 
