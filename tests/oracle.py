@@ -478,8 +478,8 @@ class OracleScheduler:
         candidate = schedulable or confined
         if candidate is None:
             return False
-        if schedulable and confined and self.models[confined.model].neglected and self.due_now(confined) < self.due_now(schedulable):
-            candidate = confined
+        if schedulable and confined and self.models[confined.model].neglected:
+            candidate = min(schedulable, confined, key=self.due_now)
         m, kind = candidate.model, candidate.kind
         gpus = self.gpus_open_to(candidate)
         g = gpus[0]
@@ -511,7 +511,7 @@ class OracleScheduler:
         return True
 
     def gpus_open_to(self, candidate: Candidate) -> list[int]:
-        """Return the GPUs on which it may start: a confined one opens an idle GPU only while the active set is not full."""
+        """Return where it may start: a confined one opens an idle GPU only while the active set is not full."""
         gpus = self.gpus_for(candidate.model, candidate.kind)
         if candidate.schedulable or self.in_use_count() < self.active_count():
             return gpus
