@@ -32,7 +32,7 @@ test: .stamp/built $(WEIGHTS)  ## run every test
 	$(BIN)/python -m pytest
 
 test-fast: .stamp/built $(WEIGHTS)  ## run the tests that need no sockets and no patience (under a minute)
-	$(BIN)/python -m pytest -m "not sockets and not slow"
+	SYMPHONY_EXAMPLES=50 $(BIN)/python -m pytest -m "not sockets and not slow"
 
 lint: .stamp/built  ## check style, types and C++ layout
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

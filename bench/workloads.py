@@ -99,7 +99,7 @@ def workloads() -> Iterator[tuple[str, Workload]]:
 
 
 def judged_s(workload: Workload, duration_s: float) -> float:
-    """Return how long to run: fewer seconds of many requests, but always 40 SLOs, or a backlog would pass for goodput."""
+    """Return how long to run: as many requests as are needed, but 40 SLOs, or a backlog would pass for goodput."""
     rate = sum(model.rate for model in workload.models)
     slo_s = max(model.slo_ns for model in workload.models) / NS_PER_S
     return max(min(duration_s, REQUEST_COUNT / rate), workload.warmup_ns / NS_PER_S + 40 * slo_s)

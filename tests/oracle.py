@@ -548,14 +548,14 @@ class OracleScheduler:
             return
         for pair in (self.arrivals, self.drops):
             for _ in range(min(boundaries, EPOCHS_REMEMBERED)):
-                pair[:] = (pair[0] + pair[1]) / 2, 0.0
+                pair[:] = pair[0] + (pair[1] - pair[0]) / 10, 0.0
             if boundaries > EPOCHS_REMEMBERED:
                 pair[0] = 0.0
         for model in self.models.values():
             for _ in range(min(boundaries, EPOCHS_REMEMBERED)):
                 has_fallen = model.rate > 16 and model.count < model.rate / 2
                 model.rate = float(model.count) if has_fallen else (model.rate + model.count) / 2
-                model.drop_rate = (model.drop_rate + model.drop_count) / 2
+                model.drop_rate += (model.drop_count - model.drop_rate) / 10
                 model.count = model.drop_count = 0
             if boundaries > EPOCHS_REMEMBERED:
                 model.rate = model.drop_rate = 0.0

@@ -33,8 +33,8 @@ cdef class Demand(State):
         if passed > EPOCH_ROLLS_MAX:
             self.arrival_rate = self.drop_rate = self.arrival_count = self.drop_count = 0.0
         for k in range(min(passed, EPOCH_ROLLS_MAX)):
-            self.arrival_rate = (self.arrival_rate + self.arrival_count) / 2
-            self.drop_rate = (self.drop_rate + self.drop_count) / 2
+            self.arrival_rate = remembered(self.arrival_rate, self.arrival_count)
+            self.drop_rate = remembered(self.drop_rate, self.drop_count)
             self.arrival_count = self.drop_count = 0.0
         self.has_neglected = False
         for i in range(self.model_count_max):
@@ -45,7 +45,7 @@ cdef class Demand(State):
                 m.rate = m.drop_rate = m.arrival_count = m.drop_count = 0.0
             for k in range(min(passed, EPOCH_ROLLS_MAX)):
                 m.rate = followed(m.rate, m.arrival_count)
-                m.drop_rate = (m.drop_rate + m.drop_count) / 2
+                m.drop_rate = remembered(m.drop_rate, m.drop_count)
                 m.arrival_count = m.drop_count = 0.0
             m.is_neglected = is_neglected(m.drop_rate, m.rate)
             self.has_neglected = self.has_neglected or m.is_neglected
@@ -119,6 +119,11 @@ cdef class Demand(State):
         if self.targets_dirty:
             self.measure_targets()
         return self.pairs[model * KIND_COUNT + kind].target
+
+
+cdef inline double remembered(double rate, double count) noexcept nogil:
+    """Return the rate after an epoch with `count` drops, which are rare and come in clusters: smoothed over several epochs."""
+    return rate + (count - rate) / 10
 
 
 cdef inline double followed(double rate, double count) noexcept nogil:

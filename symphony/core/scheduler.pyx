@@ -49,7 +49,7 @@ cdef int64_t TIME_LIMIT = INT64_MAX // 8
 
 
 def make_engine(*, policy="deferred", request_count_max=65536, model_count_max=1024, gpu_count_max=1024, control_ns=0,
-                lead_ns=0, window_ns=0, shed=None, early=None, target_share=0.9, epoch_ns=250_000_000):
+                lead_ns=0, window_ns=0, shed=None, early=None, target_share=0.9, epoch_ns=100_000_000):
     """Return an `Engine` from checked settings (see docs/core.md); raise ValueError naming the setting and its limit."""
     if policy not in POLICIES:
         raise ValueError(f"policy is {policy!r}: choose one of {', '.join(POLICIES)}")

@@ -16,6 +16,8 @@ from symphony.errors import Reason, SymphonyError
 from symphony.execution.devices.cpu import CpuDevice
 from symphony.execution.repository import Repository
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 IMAGE_COUNT = 100
 REFUSE_EVERY = 25

@@ -47,7 +47,7 @@ def batches(outcome: Outcome) -> list[tuple[int, int, int, float]]:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("rate", [200.0, 2000.0, 6000.0])
+@pytest.mark.parametrize("rate", [200.0, 2000.0, pytest.param(6000.0, marks=pytest.mark.slow)])
 def test_run_keeps_every_promise_at_any_load(policy: str, rate: float) -> None:
     specs = (model("a", rate / 2), model("b", rate / 2, slo_ns=80 * MS, latency_ns={"gpu": line(0.3, 9.0)}))
     outcome = simulate(workload(*specs), make_policy=POLICIES[policy])

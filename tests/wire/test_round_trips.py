@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -26,6 +28,7 @@ from symphony.wire import (
 )
 from symphony.wire.tensors import BY_NAME
 
+EXAMPLES = min(120, int(os.environ.get("SYMPHONY_EXAMPLES", "120")))
 FORMS = [FRAMED, JSON, JSON_BINARY, MSGPACK, MSGPACK_LISTS, MSGPACK_MAP, MSGPACK_MAP_LISTS]
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5)
@@ -74,7 +77,7 @@ def assert_same(sent, got, form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=form_name)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_request_decodes_to_what_was_encoded(form: Form, data: st.DataObject, receive_request) -> None:
     inputs, bf16_names = data.draw(tensors(form))
@@ -114,7 +117,7 @@ def test_request_decodes_to_what_was_encoded(form: Form, data: st.DataObject, re
 
 
 @pytest.mark.parametrize("form", FORMS, ids=form_name)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_response_decodes_to_what_was_encoded(form: Form, data: st.DataObject, receive_response) -> None:
     outputs, bf16_names = data.draw(tensors(form))
