@@ -71,10 +71,7 @@ class Model:
     count: int = 0
     drop_rate: float = 0.0
     drop_count: int = 0
-
-    @property
-    def neglected(self) -> bool:
-        return self.drop_rate > 0.01 * self.rate
+    neglected: bool = False
 
 
 @dataclass
@@ -559,6 +556,7 @@ class OracleScheduler:
                 model.count = model.drop_count = 0
             if boundaries > EPOCHS_REMEMBERED:
                 model.rate = model.drop_rate = 0.0
+            model.neglected = model.drop_rate > 0.01 * model.rate
         self.share_out()
 
     def share_out(self) -> None:
@@ -588,7 +586,9 @@ class OracleScheduler:
     def is_wasteful(self, m: int, kind: int, b: int) -> bool:
         """Return whether a batch of b is below the target, and too inefficient for what the arrivals ask for."""
         t = self.target_batch_size(m, kind)
-        if b >= t:
+        model = self.models[m]
+        loses_more = model.drop_rate * self.arrivals[0] > 2 * self.drops[0] * model.rate
+        if b >= t or (model.neglected and loses_more and self.asked < self.undrained_count()):
             return False
         able = float(b) * float(self.latency(m, kind, t)) * float(self.undrained_count())
         return able < self.asked * float(t) * float(self.latency(m, kind, b))

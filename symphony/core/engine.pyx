@@ -14,7 +14,7 @@ from libcpp.algorithm cimport sort
 from libcpp.vector cimport vector
 
 from symphony.core.containers cimport Bitmap, DeadlineQueue, IndexedHeap
-from symphony.core.stagger cimport is_wasteful
+from symphony.core.stagger cimport is_wasteful, loses_more
 from symphony.core.state cimport (
     DECISION_DISPATCH,
     DECISION_DROP,
@@ -399,6 +399,9 @@ cdef class Engine(Windows):
         cdef uint8_t levels = m.level_mask
         cdef DeadlineQueue* queue
         if not self.shed or count >= self.pairs[pair].target or <uint32_t>count >= m.live_count:
+            return False
+        if (m.is_neglected and self.gpus_asked < <double>self.usable_count
+                and loses_more(m.drop_rate, m.rate, self.drop_rate, self.arrival_rate)):
             return False
         if not is_wasteful(count, self.pairs[pair].target, self.pairs[pair].latency, self.gpus_asked,
                            <double>self.usable_count):

@@ -15,5 +15,6 @@ cdef class Margins:
     cdef vector[int64_t] ended_at         # by GPU: its last batch
 
     cdef void configure(self, int32_t model, int64_t margin) noexcept nogil
+    cdef void forget(self, int32_t model) noexcept nogil
     cdef int batch_finished(self, uint64_t plan_id, int32_t gpu, int64_t finished) noexcept nogil
     cdef void learn(self, int32_t model, double overrun) noexcept nogil

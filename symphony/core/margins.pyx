@@ -51,6 +51,12 @@ cdef class Margins:
         self.excess[model] = 0.0
         self.spread[model] = 0.0
 
+    cdef void forget(self, int32_t model) noexcept nogil:
+        """Drop what was learnt about a model, because its profile is another: back to its configured margin."""
+        if self.applied[model] != 0:
+            self.engine.margin_changed(model, self.configured[model])
+        self.configure(model, self.configured[model])
+
     cdef int batch_finished(self, uint64_t plan_id, int32_t gpu, int64_t finished) noexcept nogil:
         """Learn from the batch, then tell the engine of its end; return the engine's answer."""
         cdef Gpu* g

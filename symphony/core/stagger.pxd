@@ -44,6 +44,11 @@ cdef inline cbool is_neglected(double drop_rate, double rate) noexcept nogil:
     return drop_rate > 0.01 * rate
 
 
+# Whether it loses twice as many as all do: where its bursts are its own, shedding for the pool's sake costs it alone.
+cdef inline cbool loses_more(double drop_rate, double rate, double drop_rate_of_all, double rate_of_all) noexcept nogil:
+    return drop_rate * rate_of_all > 2.0 * drop_rate_of_all * rate
+
+
 # From this size on a batch starts as soon as a GPU of the active set is free instead of waiting for frontrun. Waiting lets
 # a batch grow at the price of an idle GPU. With demand for `gpus` = 4 or more the staggered batch is worth waiting for,
 # and only a full pool lets one of the target's size go; with less there is little to stagger with, windows collide, and

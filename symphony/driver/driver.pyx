@@ -106,7 +106,10 @@ cdef class Driver:
         if event.kind == ON_MODEL_REMOVED:
             return self.engine.model_removed(event.model)
         if event.kind == ON_PROFILE_CHANGED:
-            return self.engine.profile_changed(event.model, event.gpu, event.table)
+            status = self.engine.profile_changed(event.model, event.gpu, event.table)
+            if status == EVENT_OK:
+                self.margins.forget(event.model)
+            return status
         if event.kind == ON_MARGIN_CHANGED:
             status = self.engine.margin_changed(event.model, event.at_ns)
             if status == EVENT_OK:
