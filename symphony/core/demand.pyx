@@ -17,7 +17,7 @@ cdef class Demand(State):
     """Rates, shares and targets of all models, renewed once per epoch."""
 
     cdef void roll(self, int64_t now) noexcept nogil:
-        """Close the epochs that ended since the last step: halve in their arrival counts, then share GPUs anew."""
+        """Close the epochs that ended since the last step: average in their counts, then share GPUs anew."""
         cdef int64_t epoch = floor_divide(now, self.epoch_ns)
         cdef int64_t passed = epoch - self.epoch
         cdef Model* m
@@ -122,7 +122,7 @@ cdef class Demand(State):
 
 
 cdef inline double remembered(double rate, double count) noexcept nogil:
-    """Return the rate after an epoch with `count` drops, which are rare and come in clusters: smoothed over several epochs."""
+    """Return the average after an epoch with `count`, over ten epochs or so: drops are rare and come in clusters."""
     return rate + (count - rate) / 10
 
 

@@ -287,9 +287,12 @@ class InferExchange:
                 raise refusal
             if model.state != "READY":
                 raise not_ready(model)
-            refusal = None if is_let_in else model.refusal()
-            if refusal is not None:
-                raise refusal
+            overload = None if is_let_in else model.refusal()
+            if overload is not None:
+                # Not raised: the error is shared, and each raise would add to its traceback and keep the frames alive.
+                model.stats.request_rejected(overload.reason)
+                exchange.fail(overload)
+                return exchange
             admission = self.admission(model)
             infer = decode_request(body, content_type, _header_length(headers), self._wire_limits)
             rows, is_group = admission.rows(infer.inputs, infer.bf16_names)

@@ -14,6 +14,8 @@ it refuses ever more, and stays there). Pure: told the outcomes, no clock, no ra
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 SPARE = 1.1
 """What is let in at least, relative to what the GPUs can serve."""
 STEP = 0.1
@@ -21,28 +23,32 @@ STEP = 0.1
 DROPPED_SHARE_HIGH = 0.05
 DROPPED_SHARE_LOW = 0.02
 """Drops among those let in above which the share grows, and below which it shrinks."""
-LET_IN_COUNT_MIN = 20
+ACCEPTED_COUNT_MIN = 20
 """Fewer in one look say nothing."""
 URGENT_LOOKS = 100
 """For so many looks after a request of better than default priority, nothing is refused unread."""
+SMOOTHING = 0.15
+"""Weight of the newest look in what is averaged over all doors: the loop's wish for GPUs lags behind the load, too."""
 
 
 class Door:
-    """Decide about the arrivals of one model. `look` is called at regular instants, every 0.1 s or so."""
+    """Decide about the calls that arrive for one model."""
 
     def __init__(self) -> None:
         self.refused_share = 0.0
-        """Share of arrivals refused."""
+        """Share of calls refused."""
         self.let_in_count = 0
         self.refused_count = 0
-        """Arrivals since the last look."""
+        """Calls since the last look."""
+        self.accepted_count = 0
+        """Requests that the scheduler took since the last look: a call may hold several, or none that is valid."""
         self.dropped_count = 0
-        """Requests that the scheduler gave up since the last look, for want of time."""
+        """Requests that it gave up since, for want of time."""
         self._urgent_looks = 0
         self._debt = 0.0
 
     def refuses(self) -> bool:
-        """Return whether to refuse the request that arrives now."""
+        """Return whether to refuse the call that arrives now."""
         if self.refused_share > 0.0:
             self._debt += self.refused_share
             if self._debt >= 1.0:
@@ -58,8 +64,8 @@ class Door:
         self.refused_share = 0.0
 
     def look(self, gpus_asked: float, gpu_count: int) -> None:
-        """Set the share anew. `gpus_asked`: for all arrivals of all models, those refused included."""
-        dropped_share = self.dropped_count / max(LET_IN_COUNT_MIN, self.let_in_count)
+        """Set the share anew. `gpus_asked`: for all calls of all models, those refused included."""
+        dropped_share = self.dropped_count / max(ACCEPTED_COUNT_MIN, self.accepted_count)
         share = self.refused_share
         if dropped_share > DROPPED_SHARE_HIGH:
             share += STEP
@@ -70,4 +76,21 @@ class Door:
             share = 0.0
         most = 1.0 - SPARE * gpu_count / gpus_asked if gpus_asked > 0.0 else 0.0
         self.refused_share = max(0.0, min(share, most))
-        self.let_in_count = self.refused_count = self.dropped_count = 0
+        self.let_in_count = self.refused_count = self.accepted_count = self.dropped_count = 0
+
+
+class Doors:
+    """Let every model's door follow the load: call `look` every 0.05 s or so."""
+
+    def __init__(self) -> None:
+        self._let_in = 0.0
+        self._refused = 0.0
+        """Calls in one look, averaged."""
+
+    def look(self, doors: Collection[Door], gpus_asked: float, gpu_count: int) -> None:
+        """Look after all doors. `gpus_asked`: the scheduler's wish, which knows only what was let in."""
+        self._let_in += SMOOTHING * (sum(door.let_in_count for door in doors) - self._let_in)
+        self._refused += SMOOTHING * (sum(door.refused_count for door in doors) - self._refused)
+        gpus_asked *= 1.0 + self._refused / max(1.0, self._let_in)
+        for door in doors:
+            door.look(gpus_asked, gpu_count)

@@ -28,6 +28,7 @@ from symphony.loop import SchedulingLoop
 from symphony.metrics import GpuStats, HistogramSnapshot, ModelRow, NodeStats, make_registry, render
 from symphony.profiles import LatencyProfile
 from symphony.server.build import build_info
+from symphony.server.door import Doors
 from symphony.server.loading import load_model, profile_key
 from symphony.server.served import ModelEntry
 from symphony.units import NS_PER_S, ms_to_ns, us_to_ns
@@ -44,8 +45,6 @@ HANG_COUNT_MAX = 3
 STOP_TIMEOUT_S = 5.0
 ROOM_SHARE = 0.85
 """GPUs asked for, as a share of those there are, below which there is room for generous margins."""
-DOOR_SMOOTHING = 0.15
-"""Weight of the newest look in the doors' averages: about the time over which the loop averages rates."""
 _FOR_WANT_OF_TIME = frozenset((Reason.WOULD_MISS, Reason.EXPIRED))
 LATENESS_BOUNDS_S = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)
 
@@ -90,9 +89,7 @@ class Node:
         self._is_started = False
         self._is_stopped = False
         self._is_ring_due = False
-        self._let_in = 0.0
-        self._refused = 0.0
-        """Arrivals in one look at the doors, smoothed."""
+        self._doors = Doors()
         self.arrival_clock = ArrivalClock()
         """When what is being read arrived: the deadline of a request counts from there."""
         self._thread = threading.Thread(target=self._run_loop, name="schedule", daemon=True)
@@ -197,6 +194,7 @@ class Node:
                 retry_after_s=entry.retry_after_s(),
             )
         entry.held_count += 1
+        entry.door.accepted_count += 1
         entry.stats.request_accepted()
         self.loop.queue_arrival(request.id, request.model, request.deadline_ns, request.priority)
         if not self._is_ring_due:
@@ -456,7 +454,8 @@ class Node:
         try:
             while True:
                 await asyncio.sleep(WATCH_EVERY_S)
-                self._look_after_doors()
+                doors = [entry.door for entry in self._by_index.values()]
+                self._doors.look(doors, self.loop.gpus_asked, sum(not gpu.is_quarantined for gpu in self.stats.gpus))
                 now_ns = time.monotonic_ns()
                 for worker in list(self._workers):
                     if worker.overdue(now_ns):
@@ -464,16 +463,6 @@ class Node:
         except Exception as error:
             # Without the watch a hanging batch would hold its device for ever.
             self._on_fatal(error)
-
-    def _look_after_doors(self) -> None:
-        """Let each model's door follow the load; the loop's wish for GPUs knows only the requests let in."""
-        doors = [entry.door for entry in self._by_index.values()]
-        self._let_in += DOOR_SMOOTHING * (sum(door.let_in_count for door in doors) - self._let_in)
-        self._refused += DOOR_SMOOTHING * (sum(door.refused_count for door in doors) - self._refused)
-        gpus_asked = self.loop.gpus_asked * (1.0 + self._refused / max(1.0, self._let_in))
-        gpu_count = sum(not gpu.is_quarantined for gpu in self.stats.gpus)
-        for door in doors:
-            door.look(gpus_asked, gpu_count)
 
     async def _replace(self, worker: Worker) -> None:
         """Fail the batch that hangs, give its device a new worker, schedule anew what had not started."""

@@ -481,6 +481,15 @@ def test_overload_is_refused_before_the_body_is_looked_at(caller):
     caller.assert_empty()
 
 
+def test_refusals_of_overload_leave_no_trace_in_their_shared_error(caller):
+    """Raising it each time would chain the tracebacks, and with them every body refused."""
+    error = SymphonyError(Reason.WOULD_MISS, "too much", model="scale")
+    caller.service.find("scale", None).refusal_error = error
+    for _ in range(3):
+        caller.call()
+    assert len(caller.replies) == 3 and error.__traceback__ is None
+
+
 def test_call_let_in_already_is_not_asked_again(caller):
     caller.service.find("scale", None).refusal_error = SymphonyError(Reason.WOULD_MISS, "too much")
     caller.exchanges.start("scale", None, {}, body(), caller.replies.append, is_let_in=True)

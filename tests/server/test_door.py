@@ -2,7 +2,7 @@
 
 import pytest
 
-from symphony.server.door import SPARE, Door
+from symphony.server.door import SPARE, Door, Doors
 
 
 def run(door: Door, rate: int, capacity: int, looks: int = 40, asked_at: float | None = None) -> int:
@@ -11,6 +11,7 @@ def run(door: Door, rate: int, capacity: int, looks: int = 40, asked_at: float |
     for _ in range(looks):
         let_in = sum(not door.refuses() for _ in range(rate))
         served = min(let_in, capacity)
+        door.accepted_count += let_in
         door.dropped_count += let_in - served
         door.look(rate / capacity * gpu_count if asked_at is None else asked_at, gpu_count)
     return served
@@ -64,3 +65,26 @@ def test_urgent_requests_keep_the_door_open_for_a_while() -> None:
     assert door.refused_share == 0.0
     run(door, rate=3000, capacity=1000, looks=40)
     assert door.refused_share > 0.5
+
+
+def test_drops_count_against_requests_not_calls() -> None:
+    """One in a hundred requests dropped, sixty-four to a call: far from overload, however few the calls."""
+    door = Door()
+    for _ in range(20):
+        for _ in range(30):
+            door.refuses()
+            door.accepted_count += 64
+        door.dropped_count += 19
+        door.look(gpus_asked=8.0, gpu_count=4)
+    assert door.refused_share == 0.0
+
+
+def test_doors_count_what_was_refused_into_the_wish_for_gpus() -> None:
+    """The scheduler sees only what is let in, and so asks for too few; the share must not fall for that."""
+    doors, door = Doors(), Door()
+    for _ in range(200):
+        let_in = sum(not door.refuses() for _ in range(2000))
+        door.accepted_count += let_in
+        door.dropped_count += max(0, let_in - 1000)
+        doors.look([door], gpus_asked=4.0 * let_in / 1000, gpu_count=4)
+    assert 1.0 - door.refused_share == pytest.approx(SPARE / 2, rel=0.15)
