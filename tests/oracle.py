@@ -543,11 +543,13 @@ class OracleScheduler:
         self.epoch = epoch
         if boundaries == 0:
             return
-        for pair in (self.arrivals, self.drops):
-            for _ in range(min(boundaries, EPOCHS_REMEMBERED)):
-                pair[:] = pair[0] + (pair[1] - pair[0]) / 10, 0.0
-            if boundaries > EPOCHS_REMEMBERED:
-                pair[0] = 0.0
+        for _ in range(min(boundaries, EPOCHS_REMEMBERED)):
+            if self.arrivals[0] > 0:
+                self.drops[0] += (self.drops[1] - self.drops[0]) / 10
+            self.arrivals[0] += (self.arrivals[1] - self.arrivals[0]) / 10
+            self.arrivals[1] = self.drops[1] = 0.0
+        if boundaries > EPOCHS_REMEMBERED:
+            self.arrivals[0] = self.drops[0] = 0.0
         for model in self.models.values():
             for _ in range(min(boundaries, EPOCHS_REMEMBERED)):
                 has_fallen = model.rate > 16 and model.count < model.rate / 2

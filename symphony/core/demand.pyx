@@ -33,8 +33,10 @@ cdef class Demand(State):
         if passed > EPOCH_ROLLS_MAX:
             self.arrival_rate = self.drop_rate = self.arrival_count = self.drop_count = 0.0
         for k in range(min(passed, EPOCH_ROLLS_MAX)):
+            # What is lost before any demand was measured is the start's fault: it does not tell of bursts.
+            if self.arrival_rate > 0.0:
+                self.drop_rate = remembered(self.drop_rate, self.drop_count)
             self.arrival_rate = remembered(self.arrival_rate, self.arrival_count)
-            self.drop_rate = remembered(self.drop_rate, self.drop_count)
             self.arrival_count = self.drop_count = 0.0
         self.has_neglected = False
         for i in range(self.model_count_max):

@@ -767,14 +767,20 @@ def test_early_starts_raise_goodput_on_one_gpu():
     assert goodput(early=True) > goodput(early=False)
 
 
-@pytest.mark.parametrize("dropped_count", [0, 5])
-def test_where_bursts_cost_requests_a_candidate_no_longer_waits(dropped_count):
+@pytest.mark.parametrize(
+    ("start", "dropped_count", "is_patient"),
+    [(100, 0, True), (100, 5, False), (0, 5, True)],
+    ids=["no losses", "losses", "losses before any demand was measured"],
+)
+def test_where_bursts_cost_requests_a_candidate_no_longer_waits(start, dropped_count, is_patient):
     scheduler = make(gpu_count=8, early=True, epoch_ns=100 * MS)
-    for _ in range(350):  # as many as ask for 5 of the 8 GPUs; nobody waits for their answers
-        arrive(scheduler, 0, [0], 25)
-        scheduler.step(0, RequestCancelled(0))
-    finish(scheduler, 95, 1)
-    drops = arrive(scheduler, 95, range(1, 1 + dropped_count), 96)
+    for time in range(0, start + 1, 100):
+        # As many as ask for 5 of the 8 GPUs, for a first epoch counts half; nobody waits for their answers.
+        for _ in range(350 if time == 0 else 175):
+            arrive(scheduler, time, [0], time + 25)
+            scheduler.step(time * MS, RequestCancelled(0))
+    finish(scheduler, start + 95, 1)
+    drops = arrive(scheduler, start + 95, range(1, 1 + dropped_count), start + 96)
     assert [drop.reason for drop in drops] == ["would_miss"] * dropped_count
-    started = batches(arrive(scheduler, 110, [100], 135))
-    assert started == ([(100,)] if dropped_count else [])
+    started = batches(arrive(scheduler, start + 110, [100], start + 135))
+    assert started == ([] if is_patient else [(100,)])
