@@ -174,6 +174,7 @@ class OracleScheduler:
         self.arrivals = [0.0, 0.0]
         self.drops = [0.0, 0.0]
         """Of all models, for lack of time if drops: rate per epoch, and count in this one."""
+        self.measured_since_ns: int | None = None
         self.decisions: list[Decision] = []
         self.is_settled = True
         """False when the last step set a candidate aside and then decided something else.
@@ -363,7 +364,8 @@ class OracleScheduler:
     def drop(self, request: Request, reason: str) -> None:
         del self.requests[request.id]
         if reason in ("would_miss", "expired"):
-            self.drops[1] += 1
+            if self.measured_since_ns is not None:
+                self.drops[1] += self.now_ns - self.models[request.model].slo_ns >= self.measured_since_ns
             self.models[request.model].drop_count += 1
         self.decisions.append(Drop(request.id, reason))
 
@@ -543,13 +545,14 @@ class OracleScheduler:
         self.epoch = epoch
         if boundaries == 0:
             return
+        if boundaries > EPOCHS_REMEMBERED:
+            self.arrivals[:] = self.drops[:] = 0.0, 0.0
+        if self.arrivals[0] == 0:
+            self.measured_since_ns = epoch * self.epoch_ns
         for _ in range(min(boundaries, EPOCHS_REMEMBERED)):
-            if self.arrivals[0] > 0:
-                self.drops[0] += (self.drops[1] - self.drops[0]) / 10
+            self.drops[0] += (self.drops[1] - self.drops[0]) / 10
             self.arrivals[0] += (self.arrivals[1] - self.arrivals[0]) / 10
             self.arrivals[1] = self.drops[1] = 0.0
-        if boundaries > EPOCHS_REMEMBERED:
-            self.arrivals[0] = self.drops[0] = 0.0
         for model in self.models.values():
             for _ in range(min(boundaries, EPOCHS_REMEMBERED)):
                 has_fallen = model.rate > 16 and model.count < model.rate / 2

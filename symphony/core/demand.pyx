@@ -4,7 +4,7 @@
 The middle layer: docs/core.md, "Target batch size".
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t
 from libcpp cimport bool as cbool
 
 from symphony.core.stagger cimport active_set_size, early_batch_size, has_bursts, is_neglected, staggered_batch_size
@@ -26,16 +26,17 @@ cdef class Demand(State):
         if not self.has_epoch:
             self.has_epoch = True
             self.epoch = epoch
+            self.measured_since_ns = INT64_MAX
             return
         if passed <= 0:
             return
         self.epoch = epoch
         if passed > EPOCH_ROLLS_MAX:
             self.arrival_rate = self.drop_rate = self.arrival_count = self.drop_count = 0.0
+        if self.arrival_rate == 0.0:
+            self.measured_since_ns = epoch * self.epoch_ns
         for k in range(min(passed, EPOCH_ROLLS_MAX)):
-            # What is lost before any demand was measured is the start's fault: it does not tell of bursts.
-            if self.arrival_rate > 0.0:
-                self.drop_rate = remembered(self.drop_rate, self.drop_count)
+            self.drop_rate = remembered(self.drop_rate, self.drop_count)
             self.arrival_rate = remembered(self.arrival_rate, self.arrival_count)
             self.arrival_count = self.drop_count = 0.0
         self.has_neglected = False

@@ -187,7 +187,8 @@ cdef class State:
     cdef int32_t active_count                   # GPUs that the load asks for: the size of the active set
     cdef double arrival_count                   # of all models, in the current epoch
     cdef double arrival_rate                    # per epoch, halved each epoch
-    cdef double drop_count                      # of these, dropped because of time
+    cdef int64_t measured_since_ns              # since when demand is measured
+    cdef double drop_count                      # of what arrived since, dropped because of time
     cdef double drop_rate
     cdef cbool has_neglected                    # some model is
     cdef cbool is_bursty                        # requests are dropped though the load asks for less than there is

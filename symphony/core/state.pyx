@@ -198,8 +198,10 @@ cdef class State:
         decision.start_at_ns = 0
         decision.finish_at_ns = 0
         if reason == DROP_WOULD_MISS or reason == DROP_EXPIRED:
-            self.drop_count += 1.0
             self.models[model].drop_count += 1.0
+            # What arrived before demand was measured is lost to the start, which does not tell of bursts.
+            if self.now_ns - self.models[model].slo_ns >= self.measured_since_ns:
+                self.drop_count += 1.0
         self.ids.push_back(slot)
         self.decisions.push_back(decision)
 
