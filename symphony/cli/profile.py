@@ -17,7 +17,7 @@ from rich.table import Table
 from symphony.config import ModelConfig, parse_devices
 from symphony.errors import ConfigError
 from symphony.execution.batch_sizes import batch_sizes_to_measure
-from symphony.execution.devices import Device, LoadedModel, make_devices
+from symphony.execution.devices import Device, DeviceError, LoadedModel, Timing, make_devices
 from symphony.execution.devices.emulated import latency_table_ns
 from symphony.execution.profiler import ProfileStore, fingerprint, measure_profile
 from symphony.execution.repository import read_model_config
@@ -126,16 +126,16 @@ def _measure(
         progress.refresh()
         device.enter_thread()
         loaded = device.load(config, folder)
-        sample = getattr(loaded, "sample", None)
-        inputs = sample_inputs(config, np.random.default_rng(0), config.batch_size_max, sample)
-
-        def run(size: int) -> None:
-            _run_batch(loaded, inputs[:size], device)
-
+        inputs = sample_inputs(config, np.random.default_rng(0), config.batch_size_max, loaded.sample)
         progress.update(task, description=f"warming up on {device.name}", refresh=True)
-        for size in sorted({1, config.batch_size_max}):
-            for _ in range(config.warmup_count):
-                run(size)
+        try:
+            loaded.prepare(None)
+        except DeviceError as error:
+            raise ConfigError(str(error)) from error
+
+        def run(size: int) -> Timing:
+            return _run_batch(loaded, inputs[:size], device)
+
         progress.update(task, description=f"measuring on {device.name}", total=1.0, refresh=True)
         refresh_at_s = time.monotonic()
 
@@ -149,6 +149,8 @@ def _measure(
         return measure_profile(
             run,
             config,
+            buckets=loaded.buckets,
+            memory_bytes=loaded.memory_bytes,
             device=device.model,
             torch_version=torch.__version__,
             fingerprint=fingerprint(config, folder),
@@ -158,9 +160,11 @@ def _measure(
         )
 
 
-def _run_batch(loaded: LoadedModel, inputs: list[dict[str, np.ndarray[Any, Any]]], device: Device) -> None:
+def _run_batch(loaded: LoadedModel, inputs: list[dict[str, np.ndarray[Any, Any]]], device: Device) -> Timing:
     try:
-        loaded.launch(inputs).wait()
+        flight = loaded.launch(inputs)
+        flight.wait()
+        return flight.timing
     except Exception as error:
         raise ConfigError(
             f'model "{loaded.config.name}": a batch of {len(inputs)} failed on {device.name}: '

@@ -39,6 +39,20 @@ class EmulatedSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ExecutionSpec:
+    """How a model's code is run.
+
+    `precision`: "as_loaded", "fp16" and "bf16" (weights and floating inputs are converted), "autocast_fp16" and
+    "autocast_bf16" (torch chooses per operation). `cuda_graphs`: capture one graph per batch bucket where that works.
+    """
+
+    precision: str = "as_loaded"
+    channels_last: bool = False
+    compile: bool = False
+    cuda_graphs: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """One version of one model; docs/models.md explains each key with its unit and limits."""
 
@@ -56,4 +70,5 @@ class ModelConfig:
     queue_count_max: int = 4096
     run_timeout_ms: float = 10_000.0
     parameters: Mapping[str, Scalar] = field(default_factory=dict)
+    execution: ExecutionSpec = ExecutionSpec()
     emulated: EmulatedSpec | None = None

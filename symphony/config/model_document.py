@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
 
 from symphony.config.document import Document, read_document, shown
-from symphony.config.model import EmulatedSpec, ModelConfig, Scalar, TensorSpec
+from symphony.config.model import EmulatedSpec, ExecutionSpec, ModelConfig, Scalar, TensorSpec
 
 DATATYPES = [
     *("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"),
@@ -29,6 +29,7 @@ NAMES_TAKEN = ("stats",)
 """Names that paths of the inference protocol use where a model's name stands: `/v2/models/stats`."""
 Format = Literal["python", "torch_export", "torchscript", "emulated"]
 DeviceKind = Literal["cpu", "cuda", "emulated"]
+Precision = Literal["as_loaded", "fp16", "bf16", "autocast_fp16", "autocast_bf16"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(rf"[1-9][0-9]{{0,{VERSION_CHARS_MAX - 1}}}")
@@ -111,6 +112,15 @@ class EmulatedDocument(Document):
         return self
 
 
+class ExecutionDocument(Document):
+    """The `[execution]` table."""
+
+    precision: Precision = "as_loaded"
+    channels_last: bool = False
+    compile: bool = False
+    cuda_graphs: bool = True
+
+
 class ModelDocument(Document):
     """A whole model.toml."""
 
@@ -130,6 +140,7 @@ class ModelDocument(Document):
     parameters: dict[str, Annotated[Scalar, PlainValidator(_scalar)]] = Field(
         default_factory=dict, max_length=PARAMETER_COUNT_MAX
     )
+    execution: ExecutionDocument = ExecutionDocument()
     emulated: EmulatedDocument | None = None
 
     @field_validator("name")
@@ -188,6 +199,7 @@ class ModelDocument(Document):
                 f"key 'devices' is {shown(devices)}: only format = \"emulated\" runs on emulated devices; "
                 'leave "emulated" out'
             )
+        faults += _execution_faults(str(form), raw.get("execution"))
         return faults + _entry_faults(str(form), raw.get("entry", ""))
 
 
@@ -197,6 +209,8 @@ def _emulated_faults(raw: Mapping[str, Any]) -> list[str]:
         faults.append('table [emulated] is missing: format = "emulated" needs it; add it with alpha_ms and beta_ms')
     if raw.get("entry", "") != "":
         faults.append(f"key 'entry' is {shown(raw['entry'])}: an emulated model has no code; leave it out")
+    if "execution" in raw:
+        faults.append('table [execution] is not allowed with format = "emulated", which runs no code; leave it out')
     if raw.get("devices", ["emulated"]) != ["emulated"]:
         faults.append(
             f"key 'devices' is {shown(raw['devices'])}: an emulated model runs on emulated devices only; "
@@ -210,6 +224,19 @@ def _emulated_faults(raw: Mapping[str, Any]) -> list[str]:
             "each batch size from 1; change one of them"
         )
     return faults
+
+
+def _execution_faults(form: str, execution: Any) -> list[str]:
+    """Return what the [execution] table asks for that only a Python model's modules can be given."""
+    if form == "python" or not isinstance(execution, dict):
+        return []
+    asked = [key for key in ("channels_last", "compile") if execution.get(key) is True]
+    asked += ["precision"] if execution.get("precision") in ("fp16", "bf16") else []
+    return [
+        f"key 'execution.{key}' is {shown(execution[key])}: it works with format = \"python\" only; export the model "
+        "that way instead, or leave it out"
+        for key in asked
+    ]
 
 
 def _entry_faults(form: str, entry: Any) -> list[str]:
@@ -243,6 +270,7 @@ def parse_model_config(text: str, file: str) -> ModelConfig:
         queue_count_max=document.queue_count_max,
         run_timeout_ms=document.run_timeout_ms,
         parameters=document.parameters,
+        execution=ExecutionSpec(**document.execution.model_dump()),
         emulated=None if emulated is None else _emulated(emulated),
     )
 

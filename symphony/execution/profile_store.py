@@ -29,7 +29,7 @@ def fingerprint(config: ModelConfig, folder: Path) -> str:
     """
     digest = hashlib.sha256()
     digest.update(repr((config.format, config.entry, config.inputs, config.outputs, config.batch_size_max)).encode())
-    digest.update(repr(sorted(config.parameters.items())).encode())
+    digest.update(repr((sorted(config.parameters.items()), config.execution)).encode())
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         relative = file.relative_to(folder)
         if (

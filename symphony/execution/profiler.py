@@ -3,6 +3,10 @@
 Every round runs each batch size once, upwards and then downwards, so that a drift of clocks or of a neighbour's load
 touches all sizes alike. First come powers of two and the points half-way between them, 1 and the largest always among
 them; then, if the budget bears it, all sizes, else those where a straight line between the first would mislead.
+Where batches are padded to buckets, the buckets are measured and nothing else: the profile is their staircase.
+
+What a run takes is what its device says (`Timing`): on a GPU the time between two events on the compute stream, so
+neither the copies nor what else the GPU is doing is in it.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from symphony.config import ModelConfig
 from symphony.execution.batch_sizes import GapSearch, batch_sizes_to_measure
+from symphony.execution.devices.base import Timing
 from symphony.execution.profile_store import ProfileStore, fingerprint
 from symphony.profiles import LatencyProfile
 
@@ -30,9 +35,11 @@ FINER_BUDGET_SHARE = 0.5
 
 
 def measure_profile(
-    run: Callable[[int], object],
+    run: Callable[[int], Timing],
     config: ModelConfig,
     *,
+    buckets: Sequence[int] = (),
+    memory_bytes: int = 0,
     device: str,
     torch_version: str,
     fingerprint: str,
@@ -42,21 +49,28 @@ def measure_profile(
 ) -> LatencyProfile:
     """Return l(b) measured by `run(b)`, which runs one whole batch of b (already warm), within about `budget_s`.
 
+    `buckets`: `run` pads to these sizes, the last of them the largest size; empty: it runs each batch as it is.
+
     `on_progress` hears the share of the work done, from 0 to 1, never falling. At least `SAMPLE_COUNT_MIN` rounds of
     the first sizes are made even if they take longer than the budget. What `run` raises is passed on.
     """
     rounds = _Rounds(run, clock_ns, budget_s, on_progress)
-    rounds.add(batch_sizes_to_measure(config.batch_size_max))
-    while finer := rounds.finer_sizes(config.batch_size_max):
+    rounds.add(buckets or batch_sizes_to_measure(config.batch_size_max))
+    while not buckets and (finer := rounds.finer_sizes(config.batch_size_max)):
         rounds.add(finer)
     rounds.run_until_spent()
-    sizes = sorted(rounds.samples)
-    ordered = [rounds.samples[size] for size in sizes]
+    sizes = _with_steps(buckets) if buckets else {size: size for size in sorted(rounds.samples)}
+    ordered = [rounds.samples[measured] for measured in sizes.values()]
+    copies = [rounds.copies[measured] for measured in sizes.values()]
     return LatencyProfile(
         batch_sizes=tuple(sizes),
         median_ns=tuple(quantile(samples, 0.5) for samples in ordered),
         p99_ns=tuple(quantile(samples, 0.99) for samples in ordered),
         sample_counts=tuple(len(samples) for samples in ordered),
+        input_ns=tuple(quantile([into for into, _ in pairs], 0.5) for pairs in copies),
+        output_ns=tuple(quantile([back for _, back in pairs], 0.5) for pairs in copies),
+        buckets=tuple(buckets),
+        memory_bytes=memory_bytes,
         model=config.name,
         version=config.version,
         device=device,
@@ -72,17 +86,28 @@ def quantile(samples: Sequence[int], share: float) -> int:
     return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]
 
 
+def _with_steps(buckets: Sequence[int]) -> dict[int, int]:
+    """Return the sizes at both ends of each bucket, ascending, each with the bucket that was measured for it."""
+    sizes: dict[int, int] = {}
+    first = 1
+    for bucket in buckets:
+        sizes[first] = sizes[bucket] = bucket
+        first = bucket + 1
+    return sizes
+
+
 class _Rounds:
     """Run batches of every size in rounds and keep how long each took."""
 
     def __init__(
         self,
-        run: Callable[[int], object],
+        run: Callable[[int], Timing],
         clock_ns: Callable[[], int],
         budget_s: float,
         on_progress: Callable[[float], None],
     ) -> None:
         self.samples: dict[int, list[int]] = {}
+        self.copies: dict[int, list[tuple[int, int]]] = {}
         self._gaps = GapSearch()
         self._run = run
         self._clock_ns = clock_ns
@@ -99,6 +124,7 @@ class _Rounds:
     def add(self, sizes: Sequence[int]) -> None:
         """Take up new sizes and run the least number of rounds over them."""
         self.samples |= {size: [] for size in sizes}
+        self.copies |= {size: [] for size in sizes}
         for _ in range(SAMPLE_COUNT_MIN):
             self._round(sizes)
 
@@ -124,9 +150,9 @@ class _Rounds:
 
     def _round(self, sizes: Sequence[int]) -> None:
         for size in sizes if self._is_upwards else reversed(sizes):
-            start_ns = self._clock_ns()
-            self._run(size)
-            self.samples[size].append(max(1, self._clock_ns() - start_ns))
+            timing = self._run(size)
+            self.samples[size].append(max(1, timing.duration_ns))
+            self.copies[size].append((timing.input_ns, timing.output_ns))
             count = len(self.samples[size])
             self._least_count += count <= SAMPLE_COUNT_MIN
             self._full_count += count <= SAMPLE_COUNT_MAX

@@ -225,6 +225,9 @@ class Worker:
         is_reported: bool = False,
     ) -> None:
         finished_ns = time.monotonic_ns()
+        if outputs is not None and running.flight is not None:
+            # On the device it ended before its outputs were copied back and this thread woke up.
+            finished_ns = min(finished_ns, started_ns + running.flight.timing.duration_ns)
         with self._lock:
             if self._is_abandoned:
                 return
@@ -234,8 +237,6 @@ class Worker:
                 self._running[0].since_ns = max(self._running[0].since_ns, finished_ns)
         if not is_reported:
             self._port.batch_finished(running.plan.plan_id, self.gpu, finished_ns)
-        elif running.flight is not None and running.flight.ends_at_ns is not None:
-            finished_ns = running.flight.ends_at_ns
         if error is None:
             self.busy_ns += finished_ns - started_ns
         self._on_batch(Batch(running.plan, running.requests, outputs, error, started_ns, finished_ns))

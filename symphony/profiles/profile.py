@@ -12,7 +12,7 @@ from typing import Any
 from symphony.errors import ConfigError
 from symphony.units import ms_to_ns
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BATCH_SIZE_LIMIT = 4096
 DURATION_NS_MAX = 3_600 * 1_000_000_000
 
@@ -22,6 +22,9 @@ class LatencyProfile:
     """l(b) at the measured batch sizes: median and 99th percentile in nanoseconds, and what they were measured on.
 
     `sample_counts` says of how many runs each figure is made (with under 100 the 99th percentile is the largest).
+    `input_ns` and `output_ns` are the medians of the copies to the device and back, which l(b) leaves out where they
+    overlap other batches (on a GPU). `buckets`: batches were padded to these sizes, as CUDA graphs are; empty: not.
+    `memory_bytes`: what the loaded model took of the device's memory; 0: not known.
     """
 
     batch_sizes: tuple[int, ...]
@@ -34,6 +37,10 @@ class LatencyProfile:
     torch_version: str
     measured_on: str
     fingerprint: str
+    input_ns: tuple[int, ...] = ()
+    output_ns: tuple[int, ...] = ()
+    buckets: tuple[int, ...] = ()
+    memory_bytes: int = 0
 
     def __post_init__(self) -> None:
         sizes = self.batch_sizes
@@ -41,6 +48,15 @@ class LatencyProfile:
             raise ConfigError(f"profile of {self.model}: batch sizes {list(sizes)} must start at 1 and grow")
         if not len(sizes) == len(self.median_ns) == len(self.p99_ns) == len(self.sample_counts):
             raise ConfigError(f"profile of {self.model}: its columns differ in length; measure it again")
+        for copies in (self.input_ns, self.output_ns):
+            if len(copies) not in (0, len(sizes)) or any(not 0 <= value <= DURATION_NS_MAX for value in copies):
+                raise ConfigError(f"profile of {self.model}: copies of {list(copies)} ns cannot be; measure again")
+        if self.buckets and (self.buckets[0] < 1 or any(b <= a for a, b in pairwise(self.buckets))):
+            raise ConfigError(f"profile of {self.model}: buckets {list(self.buckets)} must grow; measure again")
+        if self.buckets and self.buckets[-1] != sizes[-1]:
+            raise ConfigError(f"profile of {self.model}: its buckets end at {self.buckets[-1]}; measure again")
+        if self.memory_bytes < 0:
+            raise ConfigError(f"profile of {self.model}: {self.memory_bytes} bytes cannot be; measure again")
         for size, median, p99 in zip(sizes, self.median_ns, self.p99_ns, strict=True):
             if not 0 < median <= DURATION_NS_MAX or not median <= p99 <= DURATION_NS_MAX:
                 raise ConfigError(
@@ -119,7 +135,10 @@ class LatencyProfile:
 
 def _checked(name: str, value: Any, file: str) -> Any:
     """Return the value in the type its field has."""
-    if name in ("batch_sizes", "median_ns", "p99_ns", "sample_counts"):
+    if name == "memory_bytes":
+        if type(value) is int:
+            return value
+    elif name in ("batch_sizes", "median_ns", "p99_ns", "sample_counts", "input_ns", "output_ns", "buckets"):
         if isinstance(value, list) and len(value) <= BATCH_SIZE_LIMIT and all(type(item) is int for item in value):
             return tuple(value)
     elif isinstance(value, str) and len(value) <= 1024:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from symphony.config import ModelConfig
-from symphony.execution.devices import Device, LoadedModel
+from symphony.execution.devices import Device, LoadedModel, Timing
 from symphony.execution.devices.emulated import latency_table_ns
 from symphony.execution.profiler import ProfileStore, fingerprint, measure_profile
 from symphony.execution.samples import sample_inputs
@@ -35,13 +35,15 @@ def load_model(
         device.enter_thread()
         progress(f"loading on {device.name}")
         model = device.load(config, folder)
-        if device.kind != "emulated":
-            progress(f"warming up on {device.name}")
-            warm_up(model, config)
-        loaded[device.name] = model
         key = profile_key(device)
+        saved = profiles.get(key) or saved_profile(config, folder, device)
+        progress(f"warming up on {device.name}")
+        model.prepare(None if saved is None else saved.buckets)
+        if saved is not None and saved.buckets != model.buckets:
+            saved = None  # measured with buckets that cannot be had now
+        loaded[device.name] = model
         if key not in profiles:
-            profiles[key] = obtain_profile(model, config, folder, device, profile_budget_s, progress)
+            profiles[key] = saved or make_profile(model, config, folder, device, profile_budget_s, progress)
     return loaded, profiles
 
 
@@ -50,41 +52,41 @@ def profile_key(device: Device) -> str:
     return f"{device.kind}/{device.model}"
 
 
-def warm_up(model: LoadedModel, config: ModelConfig) -> None:
-    """Run `warmup_count` batches of the smallest and of the largest size, so that no request pays for first calls."""
-    rng = np.random.default_rng(0)
-    for size in sorted({1, config.batch_size_max}):
-        inputs = sample_inputs(config, rng, size)
-        for _ in range(config.warmup_count):
-            model.launch(inputs).wait()
-
-
-def obtain_profile(
-    model: LoadedModel, config: ModelConfig, folder: Path, device: Device, budget_s: float, progress: Progress
-) -> LatencyProfile:
-    """Return the saved profile if device, torch version and model match, else measure and save one.
+def saved_profile(config: ModelConfig, folder: Path, device: Device) -> LatencyProfile | None:
+    """Return the profile saved for this device, torch version and model, None if there is none.
 
     An emulated model's profile is its declaration.
     """
     if device.kind == "emulated":
         return LatencyProfile.from_table(latency_table_ns(config), model=config.name, version=config.version)
-    store = ProfileStore(folder)
-    mark = fingerprint(config, folder)
-    saved = store.load(device.model, torch.__version__, mark)
+    saved = ProfileStore(folder).load(device.model, torch.__version__, fingerprint(config, folder))
     if saved is not None:
-        progress(f"using the saved profile of {saved.measured_on}")
-        return saved
+        _log.info('model "%s": using the profile of %s for %s', config.name, saved.measured_on, device.model)
+    return saved
+
+
+def make_profile(
+    model: LoadedModel, config: ModelConfig, folder: Path, device: Device, budget_s: float, progress: Progress
+) -> LatencyProfile:
+    """Measure the model on the device, and save what was measured."""
     progress(f"profiling on {device.name}")
-    rng = np.random.default_rng(0)
-    samples = sample_inputs(config, rng, config.batch_size_max)
+    samples = sample_inputs(config, np.random.default_rng(0), config.batch_size_max, model.sample)
+
+    def run(size: int) -> Timing:
+        flight = model.launch(samples[:size])
+        flight.wait()
+        return flight.timing
+
     profile = measure_profile(
-        lambda size: model.launch(samples[:size]).wait() and None,
+        run,
         config,
+        buckets=model.buckets,
+        memory_bytes=model.memory_bytes,
         device=device.model,
         torch_version=torch.__version__,
-        fingerprint=mark,
+        fingerprint=fingerprint(config, folder),
         clock_ns=time.perf_counter_ns,
         budget_s=budget_s,
     )
-    store.save(profile)
+    ProfileStore(folder).save(profile)
     return profile

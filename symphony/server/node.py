@@ -507,13 +507,21 @@ class Node:
         if entry is None or entry.state != "READY":
             return
         try:
-            fresh = await self._asyncio.run_in_executor(self._loader, worker.device.load, entry.config, entry.folder)
+            fresh = await self._asyncio.run_in_executor(self._loader, self._load_again, entry, worker.device)
         except Exception as error:
             _log.error('model "%s" cannot be loaded on %s again: %s', entry.config.name, worker.device.name, error)
             self.loop.model_evicted(index, worker.gpu)
             return
         if self._by_index.get(index) is entry:
             worker.place(index, fresh)
+
+    @staticmethod
+    def _load_again(entry: ModelEntry, device: Device) -> LoadedModel:
+        """Load a model as it was on the device before. Runs in the loader thread."""
+        device.enter_thread()
+        fresh = device.load(entry.config, entry.folder)
+        fresh.prepare(entry.profiles[profile_key(device)].buckets)
+        return fresh
 
     def _note_hang(self, entry: ModelEntry) -> None:
         entry.hang_count += 1

@@ -19,6 +19,7 @@ from symphony.config.model_document import (
     PARAMETER_COUNT_MAX,
     TENSOR_COUNT_MAX,
     EmulatedDocument,
+    ExecutionDocument,
     ModelDocument,
     TensorDocument,
 )
@@ -428,9 +429,13 @@ def test_page_shows_a_model_and_faults_as_they_are() -> None:
 def test_page_explains_every_key_and_no_other() -> None:
     """docs/models.md has a row for each."""
     page = PAGE.read_text()
-    tables = {"": ModelDocument, "inputs": TensorDocument, "emulated": EmulatedDocument}
-    for title, schema in tables.items():
-        heading = {"": "## model.toml", "inputs": "### Inputs and outputs", "emulated": "### Emulated models"}[title]
+    tables = {
+        "## model.toml": ModelDocument,
+        "### Inputs and outputs": TensorDocument,
+        "### Execution": ExecutionDocument,
+        "### Emulated models": EmulatedDocument,
+    }
+    for heading, schema in tables.items():
         section = re.split(r"^##", page.split(f"{heading}\n")[1], flags=re.MULTILINE)[0]
         rows = re.findall(r"^\| `([^`]+)`", section, re.MULTILINE)
         assert sorted(rows) == sorted(schema.model_fields), heading

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from symphony.config import ModelConfig, TensorSpec
+from symphony.config.model import ExecutionSpec
 from symphony.errors import ConfigError
 
 pytestmark = [
@@ -87,3 +91,188 @@ def test_gpu_that_does_not_exist_is_refused_with_those_that_do() -> None:
 
     with pytest.raises(ConfigError, match="this machine has"):
         CudaDevice(torch.cuda.device_count())
+
+
+NETWORK = """
+import torch
+
+
+class Network:
+    def load(self, folder, device, parameters):
+        torch.manual_seed(0)
+        layers = [torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU()]
+        for _ in range(6):
+            layers += [torch.nn.Conv2d(16, 16, 3, padding=1), torch.nn.ReLU()]
+        self.network = torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).to(device)
+
+    def predict(self, batch):
+        return {"y": self.network(batch["image"])}
+
+
+class Synchronising(Network):
+    def predict(self, batch):
+        y = self.network(batch["image"])
+        if y.sum().item() > 1e30:
+            raise ValueError("too much")
+        return {"y": y}
+"""
+
+
+def make_image_config(entry: str = "model.py:Network", size_max: int = 24, **execution: object) -> ModelConfig:
+    """Return a small convolutional network with this [execution] table."""
+    return ModelConfig(
+        name="network",
+        version="1",
+        slo_ms=50.0,
+        batch_size_max=size_max,
+        inputs=(TensorSpec("image", "FP32", (3, 32, 32)),),
+        outputs=(TensorSpec("y", "FP32", (16,)),),
+        format="python",
+        entry=entry,
+        device_kinds=("cuda",),
+        execution=ExecutionSpec(**execution),  # type: ignore[arg-type]
+    )
+
+
+def images(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
+    """Return random images."""
+    rng = np.random.default_rng(seed)
+    return [{"image": rng.standard_normal((3, 32, 32)).astype(np.float32)} for _ in range(count)]
+
+
+def load(device: Any, folder: Path, config: ModelConfig, buckets: tuple[int, ...] | None = None) -> Any:
+    """Return the model, prepared."""
+    (folder / "model.py").write_text(NETWORK)
+    device.enter_thread()
+    model = device.load(config, folder)
+    model.prepare(buckets)
+    return model
+
+
+@pytest.fixture
+def device() -> Any:
+    from symphony.execution.devices.cuda import CudaDevice
+
+    return CudaDevice(0)
+
+
+def test_graphs_answer_as_eager_does_at_every_size(device: Any, tmp_path: Path) -> None:
+    graphs = load(device, tmp_path, make_image_config())
+    eager = load(device, tmp_path, make_image_config(cuda_graphs=False))
+    assert graphs.buckets[-1] == 24 and eager.buckets == ()
+    assert graphs.memory_bytes > 0
+    for size in range(1, 25):
+        batch = images(size, size)
+        ours, theirs = graphs.launch(batch).wait()["y"], eager.launch(batch).wait()["y"]
+        assert ours.shape == (size, 16)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_given_buckets_are_captured_as_they_are(device: Any, tmp_path: Path) -> None:
+    assert load(device, tmp_path, make_image_config(), (3, 24)).buckets == (3, 24)
+    assert load(device, tmp_path, make_image_config(), ()).buckets == ()
+
+
+def test_model_that_cannot_be_captured_runs_without_and_says_why(
+    device: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = load(device, tmp_path, make_image_config("model.py:Synchronising"))
+    assert model.buckets == ()
+    assert 'model "network" runs without CUDA graphs on cuda:0' in caplog.text
+    assert "could not be captured" in caplog.text
+    assert model.launch(images(5)).wait()["y"].shape == (5, 16)
+
+
+def test_capture_beside_a_running_model_harms_neither(device: Any, tmp_path: Path) -> None:
+    running = load(device, tmp_path, make_image_config())
+    batch = images(24)
+    expected = running.launch(batch).wait()["y"]
+    is_done = threading.Event()
+    faults: list[BaseException] = []
+    counts = [0]
+
+    def run() -> None:
+        device.enter_thread()
+        try:
+            while not is_done.is_set():
+                np.testing.assert_allclose(running.launch(batch).wait()["y"], expected, rtol=1e-3, atol=1e-4)
+                counts[0] += 1
+        except BaseException as error:
+            faults.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        (tmp_path / "other").mkdir()
+        for _ in range(3):
+            other = load(device, tmp_path / "other", make_image_config())
+            assert other.buckets
+            np.testing.assert_allclose(other.launch(batch).wait()["y"], expected, rtol=1e-3, atol=1e-4)
+    finally:
+        is_done.set()
+        thread.join()
+    assert not faults
+    assert counts[0] > 10
+
+
+def test_answers_are_not_overwritten_by_later_batches(device: Any, tmp_path: Path) -> None:
+    model = load(device, tmp_path, make_image_config())
+    kept = []
+    for seed in range(20):
+        outputs = model.launch(images(8, seed)).wait()["y"]
+        kept.append((outputs, outputs.copy()))
+    for outputs, copy in kept:
+        np.testing.assert_array_equal(outputs, copy)
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [
+        {"precision": "fp16"},
+        {"precision": "bf16"},
+        {"precision": "autocast_fp16"},
+        {"precision": "fp16", "channels_last": True},
+    ],
+)
+def test_precisions_answer_within_their_tolerance(device: Any, tmp_path: Path, execution: dict[str, object]) -> None:
+    exact = load(device, tmp_path, make_image_config()).launch(images(6)).wait()["y"]
+    model = load(device, tmp_path, make_image_config(**execution))
+    assert model.buckets
+    rough = model.launch(images(6)).wait()["y"]
+    assert rough.dtype == np.float32
+    assert np.linalg.norm(rough - exact) / np.linalg.norm(exact) < 0.02
+
+
+def test_compiled_model_is_captured_and_answers_the_same(device: Any, tmp_path: Path) -> None:
+    exact = load(device, tmp_path, make_image_config(size_max=4)).launch(images(3)).wait()["y"]
+    model = load(device, tmp_path, make_image_config(size_max=4, compile=True))
+    assert model.buckets
+    np.testing.assert_allclose(model.launch(images(3)).wait()["y"], exact, rtol=1e-2, atol=1e-3)
+
+
+def test_next_batch_is_copied_while_one_runs_and_follows_without_a_gap(device: Any, tmp_path: Path) -> None:
+    model = load(device, tmp_path, make_image_config(size_max=256), (256,))
+    batch = images(256)
+    model.launch(batch).wait()
+    gaps, leads = [], []
+    for _ in range(20):
+        first, second = model.launch(batch), model.launch(batch)
+        first.wait()
+        second.wait()
+        gaps.append(second.gap_ns)
+        leads.append(second.copied.elapsed_time(first.computed))
+    # The host gathers a batch in less time than the GPU takes for one, or there is nothing to overlap.
+    assert sorted(leads)[10] > 0, leads
+    assert sorted(gaps)[10] < 50_000, gaps
+
+
+def test_memory_comes_back_with_the_model(device: Any, tmp_path: Path) -> None:
+    load(device, tmp_path, make_image_config())
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    for _ in range(3):
+        model = load(device, tmp_path, make_image_config())
+        model.launch(images(4)).wait()
+        del model
+        gc.collect()
+    assert torch.cuda.memory_allocated() - before < 1 << 20

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from symphony.config import DATATYPES, ModelConfig, TensorSpec
 from symphony.execution import profile_store
 from symphony.execution.batch_sizes import ALL_SIZES_MAX, GapSearch
+from symphony.execution.buckets import bucket_of
+from symphony.execution.devices import Timing
 from symphony.execution.formats import ModelLoadError
 from symphony.execution.profile_store import PROFILE_BYTES_MAX
 from symphony.execution.profiler import (
@@ -65,16 +67,20 @@ class Bench:
         self.progress: list[float] = []
         self._latency_ns = latency_ns
 
-    def run(self, size: int) -> None:
-        """Take the batch's time."""
-        self.now_ns += self._latency_ns(size, len(self.sizes))
+    def run(self, size: int) -> Timing:
+        """Take the batch's time, and 10 and 20 ns per request for copies that overlap other batches."""
+        duration_ns = self._latency_ns(size, len(self.sizes))
+        self.now_ns += duration_ns
         self.sizes.append(size)
+        return Timing(duration_ns, 10 * size, 20 * size)
 
-    def measure(self, batch_size_max: int, budget_s: float = 20.0) -> LatencyProfile:
+    def measure(self, batch_size_max: int, budget_s: float = 20.0, buckets: tuple[int, ...] = ()) -> LatencyProfile:
         """Return the profile of the model."""
         return measure_profile(
             self.run,
             make_config(batch_size_max),
+            buckets=buckets,
+            memory_bytes=123,
             device="d",
             torch_version="t",
             fingerprint="f",
@@ -82,6 +88,18 @@ class Bench:
             budget_s=budget_s,
             on_progress=self.progress.append,
         )
+
+
+def test_buckets_alone_are_measured_and_make_a_staircase() -> None:
+    buckets = (1, 2, 4, 8)
+    bench = Bench(lambda size, _: (bucket_of(buckets, size) + 5) * MS)
+    profile = bench.measure(8, 1.0, buckets)
+    assert set(bench.sizes) == set(buckets)
+    assert profile.buckets == buckets
+    assert profile.table_ns(8) == tuple((bucket_of(buckets, size) + 5) * MS for size in range(1, 9))
+    assert (profile.input_ns[-1], profile.output_ns[-1]) == (80, 160)
+    assert profile.memory_bytes == 123
+    assert LatencyProfile.from_json(profile.to_json(), "f.json") == profile
 
 
 def line(size: int, _: int) -> int:

@@ -16,7 +16,7 @@ import pytest
 
 from symphony.config import EmulatedSpec, ModelConfig, TensorSpec
 from symphony.driver import PendingRequest
-from symphony.execution.devices.base import DeviceError, Tensors
+from symphony.execution.devices.base import DeviceError, Tensors, Timing
 from symphony.execution.devices.emulated import EmulatedDevice, latency_table_ns
 from symphony.execution.worker import Batch, Worker, split_outputs
 
@@ -210,6 +210,7 @@ class SynchronousDevice:
 
             def __init__(self, outputs: Tensors) -> None:
                 self.started_ns = time.monotonic_ns()
+                self.timing = Timing(0)
                 self.outputs = outputs
 
             def wait(self) -> Tensors:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,15 +18,31 @@ class DeviceError(Exception):
     """Report a batch that its device could not run; the message says why and names the model."""
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a batch held its device, from its own start: never the time it queued behind another.
+
+    `input_ns` and `output_ns` are the copies of inputs to the device and of outputs back. On a GPU they overlap other
+    batches and are not in `duration_ns`; on the host they are part of it.
+    """
+
+    duration_ns: int
+    input_ns: int = 0
+    output_ns: int = 0
+
+
 class Flight(Protocol):
     """One launched batch.
 
     `started_ns` is the instant it began on the device's own timeline (monotonic). `ends_at_ns` is the instant it will
-    end if that is known in advance (an emulated device), else None.
+    end if that is known in advance (an emulated device), else None. `timing` is known once `wait` has returned.
     """
 
     started_ns: int
     ends_at_ns: int | None
+
+    @property
+    def timing(self) -> Timing: ...
 
     def wait(self) -> Tensors:
         """Wait, without the GIL, until the batch ended; return outputs of shape [batch, ...]; raise what went wrong."""
@@ -35,9 +52,29 @@ class Flight(Protocol):
 
 
 class LoadedModel(Protocol):
-    """A model on a device, ready to run batches from one thread at a time."""
+    """A model on a device, ready to run batches from one thread at a time.
+
+    `sample(rng)` makes one request's inputs, where the model's code offers that. `buckets` are the batch sizes that
+    others are padded to, ascending; empty where each batch runs at its own size. `memory_bytes` is what loading it
+    took of the device's memory, 0 where that is not known.
+    """
 
     config: ModelConfig
+
+    @property
+    def sample(self) -> Callable[[np.random.Generator], Mapping[str, Any]] | None: ...
+
+    @property
+    def buckets(self) -> tuple[int, ...]: ...
+
+    @property
+    def memory_bytes(self) -> int: ...
+
+    def prepare(self, buckets: Sequence[int] | None) -> None:
+        """Warm up, and make the device's own preparations for these buckets; None: let it measure which are worth it.
+
+        Raise what the model's code raises. Called once, before the first `launch`.
+        """
 
     def launch(self, inputs: Sequence[Tensors]) -> Flight:
         """Start a batch of the given requests' inputs (each of one request's shape) and return its flight."""

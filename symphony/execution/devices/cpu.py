@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from symphony.config import ModelConfig
-from symphony.execution.devices.base import Tensors
+from symphony.execution.devices.base import Tensors, Timing
 from symphony.execution.devices.tensors import checked_outputs, stack, to_numpy, to_torch
-from symphony.execution.formats import load_callable
+from symphony.execution.devices.warm_up import warm_up
+from symphony.execution.formats import Predict, load_callable
 
 
 class CpuDevice:
@@ -33,7 +33,7 @@ class CpuDevice:
 
     def load(self, config: ModelConfig, folder: Path) -> CpuModel:
         """Load the model by its format; see symphony.execution.formats for what can go wrong."""
-        return CpuModel(config, load_callable(config, folder, "cpu"))
+        return CpuModel(config, self.name, load_callable(config, folder, "cpu"))
 
     def renew(self) -> CpuDevice:
         """Return a fresh device of the same share."""
@@ -43,18 +43,31 @@ class CpuDevice:
 class CpuModel:
     """A model loaded on the host."""
 
-    def __init__(self, config: ModelConfig, predict: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+    buckets: tuple[int, ...] = ()
+    memory_bytes = 0
+
+    def __init__(self, config: ModelConfig, device: str, predict: Predict) -> None:
         self.config = config
+        self.sample = predict.sample
+        self._device = device
         self._predict = predict
+
+    def prepare(self, buckets: Sequence[int] | None) -> None:
+        """Run the first batches."""
+        warm_up(self, self._device)
 
     def launch(self, inputs: Sequence[Tensors]) -> CpuFlight:
         """Run the batch here and now; raise DeviceError for outputs that break the declaration."""
         started_ns = time.monotonic_ns()
         batch = {spec.name: to_torch(spec, stack(spec, inputs)) for spec in self.config.inputs}
+        gathered_ns = time.monotonic_ns()
         with torch.inference_mode():
             outputs = checked_outputs(self.config, self._predict(batch), len(inputs))
+            computed_ns = time.monotonic_ns()
             arrays = {spec.name: to_numpy(spec, outputs[spec.name]) for spec in self.config.outputs}
-        return CpuFlight(started_ns, arrays)
+        ended_ns = time.monotonic_ns()
+        timing = Timing(ended_ns - started_ns, gathered_ns - started_ns, ended_ns - computed_ns)
+        return CpuFlight(started_ns, arrays, timing)
 
 
 class CpuFlight:
@@ -62,8 +75,9 @@ class CpuFlight:
 
     ends_at_ns: int | None = None
 
-    def __init__(self, started_ns: int, outputs: Tensors) -> None:
+    def __init__(self, started_ns: int, outputs: Tensors, timing: Timing) -> None:
         self.started_ns = started_ns
+        self.timing = timing
         self._outputs = outputs
 
     def wait(self) -> Tensors:

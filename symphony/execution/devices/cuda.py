@@ -1,16 +1,24 @@
 """Run models on one NVIDIA GPU: copies in, compute and copies out on streams of their own, nothing waits device-wide.
 
-A batch's inputs are gathered into pinned memory, copied on the copy stream while the batch before it still computes,
-run on the compute stream, and copied back once. The end is an event; the worker that waits for it sleeps in the
-driver without the GIL (blocking synchronisation). Staging memory is a ring of `SLOT_COUNT` slots, one more than
-the batches that can be in flight, allocated at load and reused.
+A batch's inputs are gathered into pinned memory and copied on one stream while the batch before it still computes;
+it runs on the compute stream; its outputs go back on a third. The end is an event, and the worker that waits for it
+sleeps in the driver without the GIL. Staging memory is a ring of `SLOT_COUNT` slots, one more than the batches that
+can be in flight, allocated at load; pinned memory for outputs comes from torch's pool and returns to it when the
+last view of them is gone, so an answer needs no further copy.
+
+Where a model can be captured its batches are replayed as CUDA graphs (cuda_graphs.py): a launch is one call then.
+
+Two threads launch: the device's worker, and the loader that warms up and measures a model beside it. `launching`
+keeps what one of them enqueues for a batch in one piece, so that the events around a batch measure it alone.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +27,15 @@ import torch
 
 from symphony.config import ModelConfig
 from symphony.errors import ConfigError
-from symphony.execution.devices.base import Tensors
-from symphony.execution.devices.tensors import TORCH_DTYPES, checked_outputs
-from symphony.execution.formats import load_callable
+from symphony.execution.buckets import bucket_candidates
+from symphony.execution.devices.base import Tensors, Timing
+from symphony.execution.devices.cuda_graphs import CaptureError, GraphSet
+from symphony.execution.devices.tensors import checked_outputs
+from symphony.execution.devices.warm_up import warm_up
+from symphony.execution.dtypes import TORCH_DTYPES
+from symphony.execution.formats import Predict, load_callable
+
+_log = logging.getLogger(__name__)
 
 SLOT_COUNT = 3
 
@@ -44,8 +58,12 @@ class CudaDevice:
         self.name = f"cuda:{index}"
         self.model = torch.cuda.get_device_name(index)
         self.torch_device = torch.device("cuda", index)
-        self.copy_stream = torch.cuda.Stream(self.torch_device)
+        self.input_stream = torch.cuda.Stream(self.torch_device)
         self.compute_stream = torch.cuda.Stream(self.torch_device)
+        self.output_stream = torch.cuda.Stream(self.torch_device)
+        self.launching = threading.Lock()
+        self.last_computed: torch.cuda.Event | None = None
+        """The end of the batch launched last, for the gap before the next."""
 
     def enter_thread(self) -> None:
         """Make this GPU the calling thread's current one."""
@@ -53,9 +71,10 @@ class CudaDevice:
 
     def load(self, config: ModelConfig, folder: Path) -> CudaModel:
         """Load the model onto the GPU and reserve its staging memory."""
+        before = torch.cuda.memory_allocated(self.index)
         with torch.cuda.device(self.index), torch.cuda.stream(self.compute_stream):
             predict = load_callable(config, folder, self.name)
-        return CudaModel(self, config, predict)
+        return CudaModel(self, config, predict, before)
 
     def renew(self) -> CudaDevice:
         """Return the same GPU with fresh streams."""
@@ -85,70 +104,124 @@ class _Slot:
 class CudaModel:
     """A model resident on a GPU."""
 
-    def __init__(
-        self, device: CudaDevice, config: ModelConfig, predict: Callable[[dict[str, Any]], Mapping[str, Any]]
-    ) -> None:
+    def __init__(self, device: CudaDevice, config: ModelConfig, predict: Predict, memory_before: int) -> None:
         self.config = config
+        self.sample = predict.sample
         self._device = device
         self._predict = predict
         self._slots = [_Slot(device.torch_device, config) for _ in range(SLOT_COUNT)]
         self._next_slot = 0
+        self._graphs: GraphSet | None = None
+        self._memory_before = memory_before
+        self.memory_bytes = max(0, torch.cuda.memory_allocated(device.index) - memory_before)
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Return the batch sizes that were captured as CUDA graphs; none where the model runs without."""
+        return self._graphs.buckets if self._graphs is not None else ()
+
+    def prepare(self, buckets: Sequence[int] | None) -> None:
+        """Warm up, then capture graphs of the buckets, or of those among the candidates that are worth it.
+
+        `buckets` empty: the profile in use was measured without graphs, so none are made. Where capture fails the
+        model runs without, and the log says why.
+        """
+        warm_up(self, self._device.name)
+        wanted = bucket_candidates(self.config.batch_size_max) if buckets is None else list(buckets)
+        if not self.config.execution.cuda_graphs or not wanted:
+            return
+        try:
+            graphs = GraphSet(self.config, self._predict, self._device, wanted)
+            if buckets is None:
+                graphs.keep_worthy()
+        except CaptureError as error:
+            _log.warning('model "%s" runs without CUDA graphs on %s: %s', self.config.name, self._device.name, error)
+            return
+        self._graphs = graphs
+        self.memory_bytes = max(0, torch.cuda.memory_allocated(self._device.index) - self._memory_before)
 
     def launch(self, inputs: Sequence[Tensors]) -> CudaFlight:
         """Enqueue copy in, compute and copy out; return at once. Raise DeviceError for wrong outputs."""
         device = self._device
-        slot = self._slots[self._next_slot]
-        self._next_slot = (self._next_slot + 1) % SLOT_COUNT
-        slot.is_free.synchronize()
         count = len(inputs)
+        with device.launching:
+            slot = self._slots[self._next_slot]
+            self._next_slot = (self._next_slot + 1) % SLOT_COUNT
+        slot.is_free.synchronize()
         batch: dict[str, Any] = {}
         for spec in self.config.inputs:
             if spec.datatype == "BYTES":
                 batch[spec.name] = np.stack([tensors[spec.name] for tensors in inputs])
             else:
                 np.stack([tensors[spec.name] for tensors in inputs], out=slot.views[spec.name][:count])
-        with torch.cuda.stream(device.copy_stream):
-            for name, host in slot.host.items():
-                slot.device[name][:count].copy_(host[:count], non_blocking=True)
-                batch[name] = slot.device[name][:count]
-            copied = torch.cuda.Event()
-            copied.record(device.copy_stream)
-        began = torch.cuda.Event(enable_timing=True)
-        ended = torch.cuda.Event(enable_timing=True, blocking=True)
-        with torch.cuda.stream(device.compute_stream), torch.inference_mode():
-            device.compute_stream.wait_event(copied)
-            began.record(device.compute_stream)
-            outputs = checked_outputs(self.config, self._predict(batch), count)
-            hosts: dict[str, Any] = {}
-            for name, value in outputs.items():
-                if isinstance(value, torch.Tensor):
-                    host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-                    host.copy_(value, non_blocking=True)
-                    hosts[name] = host
-                else:
-                    hosts[name] = value
-            slot.is_free.record(device.compute_stream)
-            ended.record(device.compute_stream)
-        return CudaFlight(hosts, began, ended)
+        flight = CudaFlight()
+        with device.launching:
+            with torch.cuda.stream(device.input_stream):
+                flight.copying.record()
+                for name, host in slot.host.items():
+                    batch[name] = slot.device[name][:count]
+                    batch[name].copy_(host[:count], non_blocking=True)
+                flight.copied.record()
+            with torch.cuda.stream(device.compute_stream), torch.inference_mode():
+                device.compute_stream.wait_event(flight.copied)
+                flight.began.record()
+                outputs = self._compute(batch, count)
+                flight.computed.record()
+                slot.is_free.record()
+            flight.after, device.last_computed = device.last_computed, flight.computed
+            with torch.cuda.stream(device.output_stream):
+                device.output_stream.wait_event(flight.computed)
+                flight.returning.record()
+                flight.take(outputs, device.output_stream)
+                flight.ended.record()
+        return flight
+
+    def _compute(self, batch: dict[str, Any], count: int) -> dict[str, Any]:
+        if self._graphs is not None:
+            return self._graphs.replay(batch, count)
+        return checked_outputs(self.config, self._predict(batch), count)
 
 
 class CudaFlight:
-    """A batch enqueued on a GPU."""
+    """A batch enqueued on a GPU. `gap_ns`: between the end of the batch launched before it and its own start."""
 
     ends_at_ns: int | None = None
 
-    def __init__(self, hosts: dict[str, Any], began: torch.cuda.Event, ended: torch.cuda.Event) -> None:
+    def __init__(self) -> None:
         self.started_ns = time.monotonic_ns()
-        self._hosts = hosts
-        self._began = began
-        self._ended = ended
+        self.timing = Timing(0)
+        self.gap_ns = 0
+        self.after: torch.cuda.Event | None = None
+        self.copying, self.copied, self.began, self.computed, self.returning = (
+            torch.cuda.Event(enable_timing=True) for _ in range(5)
+        )
+        self.ended = torch.cuda.Event(enable_timing=True, blocking=True)
+        self._hosts: dict[str, Any] = {}
+
+    def take(self, outputs: dict[str, Any], stream: torch.cuda.Stream) -> None:
+        """Enqueue the copies of the outputs to pinned memory on the current stream, `stream`."""
+        for name, value in outputs.items():
+            if isinstance(value, torch.Tensor) and value.is_cuda:
+                host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+                host.copy_(value, non_blocking=True)
+                value.record_stream(stream)
+                self._hosts[name] = host
+            else:
+                self._hosts[name] = value
 
     def wait(self) -> Tensors:
         """Sleep until the batch's event, then return the outputs; `started_ns` becomes the measured start."""
-        self._ended.synchronize()
-        duration_ms = self._began.elapsed_time(self._ended)
-        if math.isfinite(duration_ms):
-            self.started_ns = time.monotonic_ns() - round(duration_ms * 1e6)
+        self.ended.synchronize()
+        now_ns = time.monotonic_ns()
+        self.timing = Timing(
+            _between_ns(self.began, self.computed),
+            _between_ns(self.copying, self.copied),
+            _between_ns(self.returning, self.ended),
+        )
+        self.started_ns = now_ns - self.timing.output_ns - self.timing.duration_ns
+        if self.after is not None:
+            self.gap_ns = _between_ns(self.after, self.began)
+            self.after = None
         arrays: dict[str, Any] = {}
         for name, value in self._hosts.items():
             if isinstance(value, torch.Tensor):
@@ -160,3 +233,8 @@ class CudaFlight:
 
     def abandon(self) -> None:
         """Do nothing: a CUDA event cannot be given up; the waiting thread ends with it."""
+
+
+def _between_ns(begin: torch.cuda.Event, end: torch.cuda.Event) -> int:
+    duration_ms = begin.elapsed_time(end)
+    return max(0, round(duration_ms * 1e6)) if math.isfinite(duration_ms) else 0

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from symphony.config import EmulatedSpec, ModelConfig, TensorSpec
-from symphony.execution.devices.base import DeviceError, Tensors
+from symphony.execution.devices.base import DeviceError, Tensors, Timing
 from symphony.execution.devices.tensors import checked_outputs
 from symphony.units import ms_to_ns
 from symphony.wire.tensors import NUMPY_DTYPES
@@ -57,6 +57,10 @@ class EmulatedDevice:
 class EmulatedModel:
     """A declared latency profile that answers with the first bytes of its input."""
 
+    sample = None
+    buckets: tuple[int, ...] = ()
+    memory_bytes = 0
+
     def __init__(self, device: EmulatedDevice, config: ModelConfig, spec: EmulatedSpec) -> None:
         self.config = config
         self._device = device
@@ -64,6 +68,9 @@ class EmulatedModel:
         self._latency_ns = latency_table_ns(config)
         self._random = random.Random(f"{spec.seed}/{device.index}/{config.name}")
         self._batch_count = 0
+
+    def prepare(self, buckets: Sequence[int] | None) -> None:
+        """Do nothing: no code needs warming up."""
 
     def launch(self, inputs: Sequence[Tensors]) -> EmulatedFlight:
         """Put the batch at the end of the device's timeline; raise DeviceError for an injected failure."""
@@ -83,7 +90,8 @@ class EmulatedModel:
         if spec.wrong_shape_every and count % spec.wrong_shape_every == 0:
             outputs = {name: np.repeat(output, 2, axis=0)[:, :1] for name, output in outputs.items()}
         hangs = bool(spec.hang_every) and count % spec.hang_every == 0
-        return EmulatedFlight(started_ns, ends_at_ns, checked_outputs(self.config, outputs, len(inputs)), hangs)
+        checked = checked_outputs(self.config, outputs, len(inputs))
+        return EmulatedFlight(started_ns, ends_at_ns, checked, hangs)
 
 
 class EmulatedFlight:
@@ -92,6 +100,7 @@ class EmulatedFlight:
     def __init__(self, started_ns: int, ends_at_ns: int, outputs: Tensors, hangs: bool) -> None:
         self.started_ns = started_ns
         self.ends_at_ns: int | None = None if hangs else ends_at_ns
+        self.timing = Timing(ends_at_ns - started_ns)
         self._outputs = outputs
         self._abandoned = threading.Event()
 

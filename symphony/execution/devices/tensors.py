@@ -10,22 +10,7 @@ import torch
 
 from symphony.config import ModelConfig, TensorSpec
 from symphony.execution.devices.base import DeviceError, Tensors
-
-TORCH_DTYPES: dict[str, torch.dtype] = {
-    "BOOL": torch.bool,
-    "INT8": torch.int8,
-    "INT16": torch.int16,
-    "INT32": torch.int32,
-    "INT64": torch.int64,
-    "UINT8": torch.uint8,
-    "UINT16": torch.uint16,
-    "UINT32": torch.uint32,
-    "UINT64": torch.uint64,
-    "FP16": torch.float16,
-    "FP32": torch.float32,
-    "FP64": torch.float64,
-    "BF16": torch.bfloat16,
-}
+from symphony.execution.dtypes import TORCH_DTYPES
 
 
 def stack(spec: TensorSpec, inputs: Sequence[Tensors]) -> np.ndarray[Any, Any]:

@@ -1,19 +1,22 @@
 """Load models by their format into one shape: a callable from a batch of tensors to a batch of tensors.
 
-The batch maps input names to tensors [batch, ...] on the device (BYTES: numpy object arrays [batch, ...]); the result
-maps output names to tensors. Callers run it under `torch.inference_mode`.
+What is loaded is run as the `[execution]` table of model.toml says (precision.py). The batch maps input names to
+tensors [batch, ...] on the device (BYTES: numpy object arrays [batch, ...]); the result maps output names to tensors.
+Callers run it under `torch.inference_mode`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from symphony.config import ModelConfig
 from symphony.execution.formats.exported import load_exported, load_scripted
+from symphony.execution.formats.precision import prepared
 from symphony.execution.formats.python import load_python
 from symphony.execution.formats.trouble import ModelLoadError
 
@@ -23,10 +26,16 @@ Sample = Callable[[np.random.Generator], Mapping[str, Any]]
 
 
 class Predict(Protocol):
-    """A loaded model: call it with a batch. `sample(rng)` makes one request's inputs, where the model offers that."""
+    """A loaded model: call it with a batch.
+
+    `sample(rng)` makes one request's inputs, where the model offers that; `modules` are the torch modules it holds.
+    """
 
     @property
     def sample(self) -> Sample | None: ...
+
+    @property
+    def modules(self) -> Sequence[torch.nn.Module]: ...
 
     def __call__(self, batch: dict[str, Any]) -> Mapping[str, Any]: ...
 
@@ -45,4 +54,4 @@ def load_callable(config: ModelConfig, folder: Path, torch_device: str) -> Predi
         raise ModelLoadError(
             f'model "{config.name}": format "{config.format}" runs on emulated devices only, not on {torch_device}'
         )
-    return loader(config, folder, torch_device)
+    return prepared(loader(config, folder, torch_device), config)

@@ -65,6 +65,7 @@ class PositionalModel:
     def __init__(self, config: ModelConfig, module: torch.nn.Module) -> None:
         self._config = config
         self._module = module
+        self.modules = [module]
 
     def __call__(self, batch: dict[str, Any]) -> Mapping[str, Any]:
         """Return the batch's outputs by the names model.toml gives them; raise ValueError when their number differs."""

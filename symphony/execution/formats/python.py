@@ -13,7 +13,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -48,19 +48,34 @@ def load_python(config: ModelConfig, folder: Path, torch_device: str) -> PythonM
             f'model "{config.name}": {config.entry} in {folder} gave {type(made).__name__} without a plain '
             "predict(batch) method; add one"
         )
+    modules = _modules_of(made)
+    for network in modules:
+        network.eval()
+    return PythonModel(predict, getattr(made, "sample", None), modules)
+
+
+def _modules_of(made: object) -> list[torch.nn.Module]:
+    """Return the modules that the model is made of: itself, or those among its attributes."""
     if isinstance(made, torch.nn.Module):
-        made.eval()
-    return PythonModel(predict, getattr(made, "sample", None))
+        return [made]
+    return [value for value in getattr(made, "__dict__", {}).values() if isinstance(value, torch.nn.Module)]
 
 
 class PythonModel:
-    """A loaded Python model: call it with a batch; `sample` is its own maker of inputs, if it has one."""
+    """A loaded Python model: call it with a batch.
+
+    `sample` is its own maker of inputs, if it has one; `modules` are the torch modules that it holds.
+    """
 
     def __init__(
-        self, predict: Callable[[dict[str, Any]], Mapping[str, Any]], sample: Callable[[Any], Mapping[str, Any]] | None
+        self,
+        predict: Callable[[dict[str, Any]], Mapping[str, Any]],
+        sample: Callable[[Any], Mapping[str, Any]] | None,
+        modules: Sequence[torch.nn.Module],
     ) -> None:
         self._predict = predict
         self.sample = sample
+        self.modules = modules
 
     def __call__(self, batch: dict[str, Any]) -> Mapping[str, Any]:
         """Return the batch's outputs; raise what the model's code raises, as an Exception whatever it was."""
