@@ -35,12 +35,14 @@ from symphony.driver.requests import PendingRequest
 from symphony.execution.devices import make_devices
 from symphony.execution.repository import read_model_config
 from symphony.execution.samples import sample_inputs
+from symphony.execution.staging import StagedInputs
 from symphony.profiles import LatencyProfile, staggered_bound
 from symphony.server.loading import make_profile
 from symphony.server.node import Node
+from symphony.server.serve import SWITCH_INTERVAL_S
 
 GOOD_SHARE_MIN = 0.99
-SHARES = (1.0, 0.97, 0.95, 0.92, 0.88, 0.84, 0.8, 0.7, 0.6, 0.5, 0.35, 0.2)
+SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.3)
 TICK_S = 0.0002
 WARM_UP_S = 1.0
 
@@ -143,6 +145,8 @@ class Gaps:
 
     def __init__(self) -> None:
         self.gap_ns: list[int] = []
+        self.launch_ns: list[int] = []
+        self.staged_count = 0
         self.busy_ns = 0
         self.is_counting = False
 
@@ -151,7 +155,11 @@ class Gaps:
         launch = loaded.launch
 
         def watched(inputs: Any) -> Any:
+            began_ns = time.monotonic_ns()
             flight = launch(inputs)
+            if self.is_counting:
+                self.launch_ns.append(time.monotonic_ns() - began_ns)
+                self.staged_count += sum(isinstance(one, StagedInputs) for one in inputs)
             wait = flight.wait
 
             def waited() -> Any:
@@ -219,6 +227,8 @@ async def offer(node: Node, inputs: list[dict[str, Any]], rate: float, slo_ns: i
     thread.start()
     await asyncio.sleep(WARM_UP_S)
     gaps.gap_ns.clear()
+    gaps.launch_ns.clear()
+    gaps.staged_count = 0
     gaps.busy_ns = 0
     gaps.is_counting = True
     await asyncio.sleep(seconds)
@@ -240,7 +250,7 @@ async def started(folder: Path, device: str) -> tuple[Node, Gaps]:
         repository=folder.parent,
         devices=parse_devices(device, "--device"),
         control_us=200.0,
-        lead_us=2_000.0,
+        lead_us=800.0,
         window_us=300.0,
         reply_margin_ms=0.5,
     )
@@ -276,12 +286,16 @@ async def serve_and_measure(
     saturated = await offer(node, inputs, 1.3 * peak, 10 * table[-1], seconds, gaps)
     await stopped(node)
     ordered = sorted(gaps.gap_ns) or [0]
+    launches = sorted(gaps.launch_ns) or [0]
     found["saturated"] = {
         "offered": saturated.rate,
         "good_rate": saturated.good / seconds,
         "batches": len(gaps.gap_ns),
         "gap_us_median": ordered[len(ordered) // 2] / 1e3,
         "gap_us_p99": ordered[len(ordered) * 99 // 100] / 1e3,
+        "launch_us_median": launches[len(launches) // 2] / 1e3,
+        "launch_us_p99": launches[len(launches) * 99 // 100] / 1e3,
+        "staged_count": gaps.staged_count,
         "busy_share": gaps.busy_ns / (seconds * 1e9),
     }
     print(f"  saturated: {found['saturated']}", flush=True)
@@ -293,7 +307,7 @@ async def serve_and_measure(
         node, gaps = await started(folder, device)
         for share in SHARES:
             load = await offer(node, inputs, share * bound, slo_ns, seconds, gaps)
-            probes.append((share, load.good_share))
+            probes.append((share, round(load.good_share, 4), load.late, load.refused))
             if load.good_share >= GOOD_SHARE_MIN:
                 break
         found[f"slo_{factor}_l1"] = {
@@ -387,6 +401,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "gpu.json")
     parser.add_argument("--smoke", action="store_true", help="a small network on the cpu device, nothing written")
     options = parser.parse_args()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     if options.smoke:
         row = measure("small", SMALL, "cpu", 0.2, 0.2)

@@ -21,6 +21,7 @@ from symphony.driver.table import RequestTable
 from symphony.errors import ConfigError, Reason, SymphonyError
 from symphony.execution.devices import Device, LoadedModel, make_devices
 from symphony.execution.repository import Repository
+from symphony.execution.staging import Stager, make_ring
 from symphony.execution.worker import Batch, Worker, split_outputs
 from symphony.ingress.arrival_clock import ArrivalClock
 from symphony.ingress.service import Health, unknown_model
@@ -81,6 +82,7 @@ class Node:
         self._by_index: dict[int, ModelEntry] = {}
         self._free_indices = list(range(MODEL_COUNT_MAX - 1, -1, -1))
         self._workers: list[Worker] = []
+        self._stager = Stager()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._changes = asyncio.Lock()
         self._registry = make_registry(self)
@@ -105,6 +107,7 @@ class Node:
         self._asyncio = asyncio.get_running_loop()
         self._asyncio.add_reader(self.loop.outcome_fd, self._outcomes_ready)
         self._thread.start()
+        self._stager.start()
         for gpu, device in enumerate(self._devices):
             self._workers.append(self._make_worker(gpu, device))
             self.loop.gpu_joined(gpu, self._kinds[profile_key(device)])
@@ -140,6 +143,7 @@ class Node:
 
     def _join(self) -> bool:
         ended = [worker.stop(STOP_TIMEOUT_S) for worker in self._workers]
+        ended.append(self._stager.stop(STOP_TIMEOUT_S))
         self._thread.join(STOP_TIMEOUT_S)
         return all(ended) and not self._thread.is_alive()
 
@@ -193,6 +197,8 @@ class Node:
                 model=entry.config.name,
                 retry_after_s=entry.retry_after_s(),
             )
+        if entry.ring is not None:
+            self._stager.submit(entry.ring, request)
         entry.held_count += 1
         entry.door.accepted_count += 1
         entry.stats.request_accepted()
@@ -312,7 +318,10 @@ class Node:
             entry.reason = text
             _log.info('model "%s": %s', config.name, text)
 
-        return load_model(config, entry.folder, devices, self.config.profile_budget_s, progress)
+        found = load_model(config, entry.folder, devices, self.config.profile_budget_s, progress)
+        if any(device.kind == "cuda" for device in devices):
+            entry.ring = make_ring(config)
+        return found
 
     def _publish(self, entry: ModelEntry) -> None:
         config = entry.config
@@ -362,6 +371,7 @@ class Node:
         self._by_index.pop(entry.index, None)
         self._free_indices.append(entry.index)
         entry.index = NO_INDEX
+        entry.ring = None
 
     # ---- outcomes ----------------------------------------------------------------------------------------------
 

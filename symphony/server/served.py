@@ -7,6 +7,7 @@ from pathlib import Path
 
 from symphony.config import ModelConfig
 from symphony.errors import Reason, SymphonyError
+from symphony.execution.staging import StagingRing
 from symphony.ingress.service import not_ready
 from symphony.metrics import ModelStats
 from symphony.profiles import LatencyProfile
@@ -43,6 +44,8 @@ class ModelEntry:
             retry_after_s=self.retry_after_s(),
         )
         self.profiles: dict[str, LatencyProfile] = {}
+        self.ring: StagingRing | None = None
+        """Where its requests' inputs wait in pinned memory, if they are worth it."""
         self.alone_ns = 0
         self.held_count = 0
         """Slots its requests hold: those in flight, and cancelled ones whose batch has not ended."""

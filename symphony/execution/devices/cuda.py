@@ -1,6 +1,7 @@
 """Run models on one NVIDIA GPU: copies in, compute and copies out on streams of their own, nothing waits device-wide.
 
-A batch's inputs are gathered into pinned memory and copied on one stream while the batch before it still computes;
+A batch's inputs are in pinned memory already (staging.py) or gathered there, and are copied on one stream while the
+batch before it still computes;
 it runs on the compute stream; its outputs go back on a third. The end is an event, and the worker that waits for it
 sleeps in the driver without the GIL. Staging memory is a ring of `SLOT_COUNT` slots, one more than the batches that
 can be in flight, allocated at load; pinned memory for outputs comes from torch's pool and returns to it when the
@@ -19,6 +20,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from symphony.execution.devices.tensors import checked_outputs
 from symphony.execution.devices.warm_up import warm_up
 from symphony.execution.dtypes import TORCH_DTYPES
 from symphony.execution.formats import Predict, load_callable
+from symphony.execution.staging import StagedInputs
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +103,33 @@ class _Slot:
             raw = host.view(torch.uint16) if dtype is torch.bfloat16 else host
             self.views[spec.name] = raw.numpy()
 
+    def gather(self, inputs: Sequence[Tensors]) -> list[_Run]:
+        """Return where each request's inputs lie in pinned memory, having copied those that were not staged."""
+        runs: list[_Run] = []
+        for place, tensors in enumerate(inputs):
+            if isinstance(tensors, StagedInputs):
+                host, row = tensors.ring.host, tensors.row
+            else:
+                host, row = self.host, place
+                for name, view in self.views.items():
+                    view[place, ...] = tensors[name]
+            last = runs[-1] if runs else None
+            if last is not None and last.host is host and last.row + last.count == row:
+                last.count += 1
+            else:
+                runs.append(_Run(place, 1, host, row))
+        return runs
+
+
+@dataclass(slots=True)
+class _Run:
+    """`count` requests of a batch, from its `first`-th on, whose inputs are neighbours from `row` of `host` on."""
+
+    first: int
+    count: int
+    host: dict[str, torch.Tensor]
+    row: int
+
 
 class CudaModel:
     """A model resident on a GPU."""
@@ -148,19 +178,21 @@ class CudaModel:
             slot = self._slots[self._next_slot]
             self._next_slot = (self._next_slot + 1) % SLOT_COUNT
         slot.is_free.synchronize()
-        batch: dict[str, Any] = {}
-        for spec in self.config.inputs:
-            if spec.datatype == "BYTES":
-                batch[spec.name] = np.stack([tensors[spec.name] for tensors in inputs])
-            else:
-                np.stack([tensors[spec.name] for tensors in inputs], out=slot.views[spec.name][:count])
-        flight = CudaFlight()
+        batch: dict[str, Any] = {
+            spec.name: np.stack([tensors[spec.name] for tensors in inputs])
+            for spec in self.config.inputs
+            if spec.datatype == "BYTES"
+        }
+        runs = slot.gather(inputs)
+        flight = CudaFlight(inputs)
         with device.launching:
             with torch.cuda.stream(device.input_stream):
                 flight.copying.record()
-                for name, host in slot.host.items():
-                    batch[name] = slot.device[name][:count]
-                    batch[name].copy_(host[:count], non_blocking=True)
+                for name, target in slot.device.items():
+                    for run in runs:
+                        source = run.host[name][run.row : run.row + run.count]
+                        target[run.first : run.first + run.count].copy_(source, non_blocking=True)
+                    batch[name] = target[:count]
                 flight.copied.record()
             with torch.cuda.stream(device.compute_stream), torch.inference_mode():
                 device.compute_stream.wait_event(flight.copied)
@@ -187,8 +219,10 @@ class CudaFlight:
 
     ends_at_ns: int | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: Sequence[Tensors]) -> None:
         self.started_ns = time.monotonic_ns()
+        self._inputs: Sequence[Tensors] | None = inputs
+        """Kept until they were copied to the GPU."""
         self.timing = Timing(0)
         self.gap_ns = 0
         self.after: torch.cuda.Event | None = None
@@ -213,6 +247,7 @@ class CudaFlight:
         """Sleep until the batch's event, then return the outputs; `started_ns` becomes the measured start."""
         self.ended.synchronize()
         now_ns = time.monotonic_ns()
+        self._inputs = None
         self.timing = Timing(
             _between_ns(self.began, self.computed),
             _between_ns(self.copying, self.copied),
