@@ -44,7 +44,9 @@ from symphony.server.serve import SWITCH_INTERVAL_S
 GOOD_SHARE_MIN = 0.99
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.3)
 TICK_S = 0.0002
-WARM_UP_S = 1.0
+WARM_UP_S = 0.7
+OFFERED_MAX = 25_000.0
+"""Requests per second that one thread of arrivals in this process is asked for at most."""
 
 CODE = """
 import time
@@ -283,7 +285,7 @@ async def serve_and_measure(
     found: dict[str, Any] = {"peak_rate": peak}
     write_toml(folder, text, 10 * table[-1] / 1e6)
     node, gaps = await started(folder, device)
-    saturated = await offer(node, inputs, 1.3 * peak, 10 * table[-1], seconds, gaps)
+    saturated = await offer(node, inputs, min(1.2 * peak, OFFERED_MAX), 10 * table[-1], seconds, gaps)
     await stopped(node)
     ordered = sorted(gaps.gap_ns) or [0]
     launches = sorted(gaps.launch_ns) or [0]
@@ -398,10 +400,11 @@ def main() -> int:
     parser.add_argument("--model", action="append", choices=list(MODELS), help="default: all")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each run, after a second of warm-up")
     parser.add_argument("--budget-s", type=float, default=5.0, help="for each profile")
+    parser.add_argument("--switch-us", type=float, default=SWITCH_INTERVAL_S * 1e6, help="the GIL's switch interval")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "gpu.json")
     parser.add_argument("--smoke", action="store_true", help="a small network on the cpu device, nothing written")
     options = parser.parse_args()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    sys.setswitchinterval(options.switch_us / 1e6)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     if options.smoke:
         row = measure("small", SMALL, "cpu", 0.2, 0.2)

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from symphony.driver.driver import Driver
-from symphony.loop.capacity import CapacityRun
 
 from symphony.core import GpuJoined, ModelAdded, ProfileChanged, Scheduler
+from symphony.driver.driver import Driver
+from symphony.loop.capacity import CapacityRun
 from symphony.profiles import LatencyProfile, staggered_bound
 from symphony.units import NS_PER_MS, NS_PER_S, ms_to_ns
 

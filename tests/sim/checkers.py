@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from symphony.sim.run import FATES, OUTCOMES
 
 from symphony.sim import Outcome
+from symphony.sim.run import FATES, OUTCOMES
 
 GOOD, LATE = OUTCOMES.index("good"), OUTCOMES.index("late")
 

@@ -7,12 +7,12 @@ from functools import partial
 
 import numpy as np
 import pytest
-from symphony.sim.run import FATES, OUTCOMES
 
 from symphony.config.workload import Fault, SimulatedGpus, SimulatedModel, Workload
 from symphony.sim import Outcome, Requests, make_core_policy, simulate
 from symphony.sim.baselines import ClockworkPolicy, NexusPolicy, ShepherdPolicy, TritonPolicy
 from symphony.sim.baselines.nexus_plan import Session, pack, plan
+from symphony.sim.run import FATES, OUTCOMES
 from symphony.units import NS_PER_MS, NS_PER_S, ms_to_ns
 from tests.sim import checkers
 from tests.sim.test_simulate import line, model, workload

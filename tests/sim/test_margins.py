@@ -7,10 +7,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-from symphony.sim.run import OUTCOMES
 
 from symphony.config.workload import Fault
 from symphony.sim import make_core_policy, simulate
+from symphony.sim.run import OUTCOMES
 from symphony.units import NS_PER_S
 from tests.sim.test_simulate import model, workload
 

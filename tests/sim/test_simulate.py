@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from symphony.sim.run import OUTCOMES, Simulation
 
 from symphony.config.workload import Fault, SimulatedGpus, SimulatedModel, Workload
 from symphony.core import Scheduler
 from symphony.sim import Outcome, report_on, simulate
 from symphony.sim.report import busy_share, gpus_busy_over_time, started_ns
+from symphony.sim.run import OUTCOMES, Simulation
 from symphony.units import NS_PER_MS, NS_PER_S, ms_to_ns
 from tests import virtual
 from tests.sim.checkers import check, idle_gpus_are_the_highest

@@ -20,7 +20,6 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,12 @@ from symphony.config import ModelConfig
 from symphony.errors import ConfigError
 from symphony.execution.buckets import bucket_candidates
 from symphony.execution.devices.base import Tensors, Timing
-from symphony.execution.devices.cuda_graphs import CaptureError, GraphSet
+from symphony.execution.devices.cuda_graphs import CaptureError, GraphFlight, GraphSet
+from symphony.execution.devices.cuda_slots import Slot
+from symphony.execution.devices.launcher import Events
 from symphony.execution.devices.tensors import checked_outputs
 from symphony.execution.devices.warm_up import warm_up
-from symphony.execution.dtypes import TORCH_DTYPES
 from symphony.execution.formats import Predict, load_callable
-from symphony.execution.staging import StagedInputs
 
 _log = logging.getLogger(__name__)
 
@@ -64,13 +63,17 @@ class CudaDevice:
         self.input_stream = torch.cuda.Stream(self.torch_device)
         self.compute_stream = torch.cuda.Stream(self.torch_device)
         self.output_stream = torch.cuda.Stream(self.torch_device)
+        self.stream_handles = tuple(
+            stream.cuda_stream for stream in (self.input_stream, self.compute_stream, self.output_stream)
+        )
         self.launching = threading.Lock()
-        self.last_computed: torch.cuda.Event | None = None
-        """The end of the batch launched last, for the gap before the next."""
+        self.slot_count = SLOT_COUNT
+        self._last: Events | None = None
 
     def enter_thread(self) -> None:
-        """Make this GPU the calling thread's current one."""
+        """Make this GPU the calling thread's current one, for torch and for the driver."""
         torch.cuda.set_device(self.index)
+        torch.empty(1, device=self.torch_device)
 
     def load(self, config: ModelConfig, folder: Path) -> CudaModel:
         """Load the model onto the GPU and reserve its staging memory."""
@@ -79,56 +82,14 @@ class CudaDevice:
             predict = load_callable(config, folder, self.name)
         return CudaModel(self, config, predict, before)
 
+    def follow(self, events: Events) -> Events | None:
+        """Note a batch's events; return those of the batch launched before it, for the gap between the two."""
+        before, self._last = self._last, events
+        return before
+
     def renew(self) -> CudaDevice:
         """Return the same GPU with fresh streams."""
         return CudaDevice(self.index)
-
-
-class _Slot:
-    """Pinned host memory and device memory for the inputs of one batch in flight."""
-
-    def __init__(self, device: torch.device, config: ModelConfig) -> None:
-        self.host: dict[str, torch.Tensor] = {}
-        self.device: dict[str, torch.Tensor] = {}
-        self.views: dict[str, np.ndarray[Any, Any]] = {}
-        self.is_free = torch.cuda.Event(blocking=True)
-        for spec in config.inputs:
-            if spec.datatype == "BYTES":
-                continue
-            shape = (config.batch_size_max, *spec.shape)
-            dtype = TORCH_DTYPES[spec.datatype]
-            host = torch.empty(shape, dtype=dtype, pin_memory=True)
-            self.host[spec.name] = host
-            self.device[spec.name] = torch.empty(shape, dtype=dtype, device=device)
-            raw = host.view(torch.uint16) if dtype is torch.bfloat16 else host
-            self.views[spec.name] = raw.numpy()
-
-    def gather(self, inputs: Sequence[Tensors]) -> list[_Run]:
-        """Return where each request's inputs lie in pinned memory, having copied those that were not staged."""
-        runs: list[_Run] = []
-        for place, tensors in enumerate(inputs):
-            if isinstance(tensors, StagedInputs):
-                host, row = tensors.ring.host, tensors.row
-            else:
-                host, row = self.host, place
-                for name, view in self.views.items():
-                    view[place, ...] = tensors[name]
-            last = runs[-1] if runs else None
-            if last is not None and last.host is host and last.row + last.count == row:
-                last.count += 1
-            else:
-                runs.append(_Run(place, 1, host, row))
-        return runs
-
-
-@dataclass(slots=True)
-class _Run:
-    """`count` requests of a batch, from its `first`-th on, whose inputs are neighbours from `row` of `host` on."""
-
-    first: int
-    count: int
-    host: dict[str, torch.Tensor]
-    row: int
 
 
 class CudaModel:
@@ -139,7 +100,7 @@ class CudaModel:
         self.sample = predict.sample
         self._device = device
         self._predict = predict
-        self._slots = [_Slot(device.torch_device, config) for _ in range(SLOT_COUNT)]
+        self._slots = [Slot(device.torch_device, config) for _ in range(SLOT_COUNT)]
         self._next_slot = 0
         self._graphs: GraphSet | None = None
         self._memory_before = memory_before
@@ -170,21 +131,26 @@ class CudaModel:
         self._graphs = graphs
         self.memory_bytes = max(0, torch.cuda.memory_allocated(self._device.index) - self._memory_before)
 
-    def launch(self, inputs: Sequence[Tensors]) -> CudaFlight:
+    def launch(self, inputs: Sequence[Tensors]) -> CudaFlight | GraphFlight:
         """Enqueue copy in, compute and copy out; return at once. Raise DeviceError for wrong outputs."""
         device = self._device
         count = len(inputs)
         with device.launching:
             slot = self._slots[self._next_slot]
             self._next_slot = (self._next_slot + 1) % SLOT_COUNT
-        slot.is_free.synchronize()
+        if slot.flight is not None:
+            slot.flight.wait_for_slot()
+        runs = slot.gather(inputs)
+        if self._graphs is not None:
+            with device.launching:
+                replayed = slot.flight = self._graphs.launch(slot, runs, inputs)
+            return replayed
         batch: dict[str, Any] = {
             spec.name: np.stack([tensors[spec.name] for tensors in inputs])
             for spec in self.config.inputs
             if spec.datatype == "BYTES"
         }
-        runs = slot.gather(inputs)
-        flight = CudaFlight(inputs)
+        slot.flight = flight = CudaFlight(inputs)
         with device.launching:
             with torch.cuda.stream(device.input_stream):
                 flight.copying.record()
@@ -197,10 +163,8 @@ class CudaModel:
             with torch.cuda.stream(device.compute_stream), torch.inference_mode():
                 device.compute_stream.wait_event(flight.copied)
                 flight.began.record()
-                outputs = self._compute(batch, count)
+                outputs = checked_outputs(self.config, self._predict(batch), count)
                 flight.computed.record()
-                slot.is_free.record()
-            flight.after, device.last_computed = device.last_computed, flight.computed
             with torch.cuda.stream(device.output_stream):
                 device.output_stream.wait_event(flight.computed)
                 flight.returning.record()
@@ -208,14 +172,9 @@ class CudaModel:
                 flight.ended.record()
         return flight
 
-    def _compute(self, batch: dict[str, Any], count: int) -> dict[str, Any]:
-        if self._graphs is not None:
-            return self._graphs.replay(batch, count)
-        return checked_outputs(self.config, self._predict(batch), count)
-
 
 class CudaFlight:
-    """A batch enqueued on a GPU. `gap_ns`: between the end of the batch launched before it and its own start."""
+    """A batch enqueued on a GPU operation by operation."""
 
     ends_at_ns: int | None = None
 
@@ -224,8 +183,6 @@ class CudaFlight:
         self._inputs: Sequence[Tensors] | None = inputs
         """Kept until they were copied to the GPU."""
         self.timing = Timing(0)
-        self.gap_ns = 0
-        self.after: torch.cuda.Event | None = None
         self.copying, self.copied, self.began, self.computed, self.returning = (
             torch.cuda.Event(enable_timing=True) for _ in range(5)
         )
@@ -254,9 +211,6 @@ class CudaFlight:
             _between_ns(self.returning, self.ended),
         )
         self.started_ns = now_ns - self.timing.output_ns - self.timing.duration_ns
-        if self.after is not None:
-            self.gap_ns = _between_ns(self.after, self.began)
-            self.after = None
         arrays: dict[str, Any] = {}
         for name, value in self._hosts.items():
             if isinstance(value, torch.Tensor):
@@ -265,6 +219,10 @@ class CudaFlight:
             else:
                 arrays[name] = np.asarray(value)
         return arrays
+
+    def wait_for_slot(self) -> None:
+        """Return when the batch no longer needs its slot."""
+        self.computed.synchronize()
 
     def abandon(self) -> None:
         """Do nothing: a CUDA event cannot be given up; the waiting thread ends with it."""
