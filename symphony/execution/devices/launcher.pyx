@@ -7,6 +7,7 @@ batch (a microsecond or two), one call hands all of them to NVIDIA's driver, and
 reads its times. The streams, graphs and memory are torch's own; csrc/symphony/cuda_driver.h has the calls.
 """
 
+cimport cython
 from libc.stdint cimport int32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.string cimport string
@@ -67,6 +68,7 @@ cdef class Driver:
         raise LaunchError(f"{doing} failed: {self.native.error_name(error).decode()}")
 
 
+@cython.no_gc  # __dealloc__ needs the driver, which is in no cycle
 cdef class Executable:
     """A graph ready to be replayed."""
 
@@ -88,6 +90,7 @@ cdef class Executable:
             self.driver.native.destroy_graph(self.handle)
 
 
+@cython.no_gc  # __dealloc__ needs the driver, which is in no cycle
 cdef class Events:
     """The six events of one batch, in the order in which they happen."""
 
@@ -137,6 +140,7 @@ cdef class Events:
         return tuple([max(0, round(ms * 1e6)) for ms in (input_ms, duration_ms, output_ms, gap_ms)])
 
 
+@cython.no_gc  # __dealloc__ needs the driver, which is in no cycle
 cdef class Commands:
     """What a GPU is to do for one batch, in order. Addresses, streams and events are numbers."""
 
