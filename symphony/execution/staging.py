@@ -15,14 +15,18 @@ import logging
 import math
 import queue
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from symphony.config import ModelConfig, TensorSpec
 from symphony.driver.requests import PendingRequest
+from symphony.execution.copying import copy_arrays
 from symphony.execution.dtypes import TORCH_DTYPES
+
+if TYPE_CHECKING:
+    from symphony.execution.devices.base import Tensors
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +34,8 @@ ROW_BYTES_MIN = 16 << 10
 """Smaller inputs are gathered within microseconds."""
 RING_BYTES_MAX = 256 << 20
 BATCHES_PER_RING = 4
+TOGETHER_MAX = 64
+"""So many requests are staged at once at most."""
 
 
 class StagedInputs(dict[str, np.ndarray[Any, Any]]):
@@ -66,8 +72,8 @@ class StagingRing:
         self._is_used = bytearray(self.row_count)
         self._next = 0
 
-    def stage(self, inputs: Any) -> StagedInputs | None:
-        """Return the inputs in the next row, None when that row is still in use."""
+    def take(self, inputs: Tensors) -> StagedInputs | None:
+        """Return the next row for these inputs, which are still to be copied; None when that row is in use."""
         row = self._next
         if self._is_used[row]:
             return None
@@ -75,10 +81,19 @@ class StagingRing:
         self._is_used[row] = 1
         staged = StagedInputs(self, row, dict(inputs))
         for name, view in self._views.items():
-            target = view[row, ...]
-            target[...] = inputs[name]
-            staged[name] = target
+            staged[name] = view[row, ...]
         return staged
+
+    def stage(self, inputs: Tensors) -> StagedInputs | None:
+        """Return the inputs, copied to the next row; None when that row is still in use."""
+        staged = self.take(inputs)
+        if staged is not None:
+            copy_arrays(*self.copies(staged, inputs))
+        return staged
+
+    def copies(self, staged: StagedInputs, inputs: Tensors) -> tuple[list[Any], list[Any]]:
+        """Return what is to be copied to stage the inputs: targets and sources."""
+        return [staged[name] for name in self._views], [np.ascontiguousarray(inputs[name]) for name in self._views]
 
     def free(self, row: int) -> None:
         """Let the row be used again."""
@@ -114,21 +129,46 @@ class Stager:
         self._queue.put((ring, request))
 
     def _run(self) -> None:
-        item = self._queue.get()
-        while item is not None:
-            ring, request = item
-            if request.id >= 0:  # it has not ended
-                try:
-                    staged = ring.stage(request.inputs)
-                except Exception as error:
-                    # Whatever is wrong with the inputs, the batch will say it.
-                    _log.error("a request was not staged: %s", f"{type(error).__name__}: {error}")
-                    staged = None
-                if staged is not None:
-                    request.inputs = staged
-                del staged
-            del item, ring, request
-            item = self._queue.get()
+        while True:
+            waiting = [self._queue.get()]
+            while len(waiting) < TOGETHER_MAX and not self._queue.empty():
+                waiting.append(self._queue.get())
+            is_last = waiting[-1] is None
+            try:
+                _stage_together([item for item in waiting if item is not None])
+            except Exception as error:
+                # Their batches gather them, or say what is wrong with them.
+                _log.error("%d requests were not staged: %s", len(waiting), f"{type(error).__name__}: {error}")
+            # Nothing may be held while this thread sleeps: a row is free with its last reference.
+            del waiting
+            if is_last:
+                break
+
+
+def _stage_together(waiting: list[tuple[StagingRing, PendingRequest]]) -> None:
+    """Stage what has not ended, all in one stretch without the GIL: between two waits for it much may have come."""
+    targets: list[Any] = []
+    sources: list[Any] = []
+    taken: list[tuple[PendingRequest, StagedInputs]] = []
+    for ring, request in waiting:
+        staged = ring.take(request.inputs) if request.id >= 0 else None
+        if staged is not None:
+            into, out_of = ring.copies(staged, request.inputs)
+            targets += into
+            sources += out_of
+            taken.append((request, staged))
+    try:
+        copy_arrays(targets, sources)
+    except ValueError as error:
+        if len(waiting) == 1:
+            _log.error("a request was not staged: %s", str(error))
+            return
+        # One of them is at fault, and the others shall not suffer from it.
+        del taken[:], targets[:], sources[:], staged
+        for one in waiting:
+            _stage_together([one])
+    for request, staged in taken:
+        request.inputs = staged
 
 
 def staged_specs(config: ModelConfig) -> list[TensorSpec]:

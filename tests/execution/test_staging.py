@@ -11,6 +11,7 @@ import pytest
 
 from symphony.config import ModelConfig, TensorSpec
 from symphony.driver.requests import PendingRequest
+from symphony.execution.copying import copy_arrays
 from symphony.execution.staging import (
     BATCHES_PER_RING,
     RING_BYTES_MAX,
@@ -86,7 +87,7 @@ def test_rows_come_back_with_the_last_reference() -> None:
 
 def test_input_of_another_shape_fails_and_frees_its_row() -> None:
     ring = StagingRing(make_config(), pin_memory=False)
-    with pytest.raises(ValueError, match="broadcast"):
+    with pytest.raises(ValueError, match="an array of 12 bytes does not fit one of 16"):
         ring.stage({"x": np.zeros(3, np.float32)})
     assert ring.used_count == 0
 
@@ -115,6 +116,30 @@ def test_stager_replaces_inputs_and_skips_what_has_ended() -> None:
     assert stager.stop(5)
     del waiting, last, request
     assert ring.used_count == 0
+
+
+def test_inputs_that_are_not_contiguous_are_staged_too() -> None:
+    ring = StagingRing(make_config(), pin_memory=False)
+    staged = ring.stage({"x": np.arange(8, dtype=np.float32)[::2]})
+    assert staged is not None
+    assert staged["x"].tolist() == [0, 2, 4, 6]
+
+
+def test_arrays_are_copied_whole_or_not_at_all() -> None:
+    targets = [np.zeros((2, 3)), np.zeros(4, np.float32)]
+    copy_arrays(targets, [np.ones((2, 3)), np.ones(4, np.float32)])
+    assert all(target.min() == 1 for target in targets)
+    with pytest.raises(ValueError, match="an array of 8 bytes does not fit one of 16"):
+        copy_arrays(targets, [np.zeros((2, 3)), np.zeros(2, np.float32)])
+    assert targets[0].min() == 1, "nothing was copied"
+    with pytest.raises(ValueError, match="zip"):
+        copy_arrays(targets, [np.zeros((2, 3))])
+    frozen = np.zeros(4)
+    frozen.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        copy_arrays([frozen], [np.ones(4)])
+    with pytest.raises(ValueError, match="contiguous"):
+        copy_arrays([np.zeros(8)[::2]], [np.ones(4)])
 
 
 def test_requests_staged_and_dropped_at_random_never_share_a_row() -> None:

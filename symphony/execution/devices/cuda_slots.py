@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from symphony.config import ModelConfig, TensorSpec
+from symphony.execution.copying import copy_arrays
 from symphony.execution.devices.base import Tensors
 from symphony.execution.dtypes import TORCH_DTYPES
 from symphony.execution.staging import StagedInputs, staged_specs
@@ -48,18 +49,22 @@ class Slot:
     def gather(self, inputs: Sequence[Tensors]) -> list[Run]:
         """Return where each request's inputs lie in pinned memory, having copied those that were not staged."""
         runs: list[Run] = []
+        targets: list[Any] = []
+        sources: list[Any] = []
         for place, tensors in enumerate(inputs):
             if isinstance(tensors, StagedInputs):
                 host, row = tensors.ring.host, tensors.row
             else:
                 host, row = self.host, place
                 for name, view in self._views.items():
-                    view[place, ...] = tensors[name]
+                    targets.append(view[place, ...])
+                    sources.append(np.ascontiguousarray(tensors[name]))
             last = runs[-1] if runs else None
             if last is not None and last.host is host and last.row + last.count == row:
                 last.count += 1
             else:
                 runs.append(Run(place, 1, host, row))
+        copy_arrays(targets, sources)
         return runs
 
 

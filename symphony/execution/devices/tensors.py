@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from symphony.config import ModelConfig, TensorSpec
+from symphony.execution.copying import copy_arrays
 from symphony.execution.devices.base import DeviceError, Tensors
 from symphony.execution.dtypes import TORCH_DTYPES
+from symphony.wire.tensors import NUMPY_DTYPES
 
 
 def stack(spec: TensorSpec, inputs: Sequence[Tensors]) -> np.ndarray[Any, Any]:
@@ -18,7 +20,12 @@ def stack(spec: TensorSpec, inputs: Sequence[Tensors]) -> np.ndarray[Any, Any]:
 
     BF16 is carried as its raw uint16 bits, BYTES as an object array.
     """
-    return np.stack([tensors[spec.name] for tensors in inputs])
+    rows = [tensors[spec.name] for tensors in inputs]
+    if spec.datatype == "BYTES":
+        return np.stack(rows)
+    batch = np.empty((len(rows), *spec.shape), dtype=NUMPY_DTYPES[spec.datatype])
+    copy_arrays([batch[place, ...] for place in range(len(rows))], [np.ascontiguousarray(row) for row in rows])
+    return batch
 
 
 def to_torch(spec: TensorSpec, batch: np.ndarray[Any, Any]) -> torch.Tensor | np.ndarray[Any, Any]:
