@@ -12,7 +12,7 @@ Scalar = str | int | float | bool
 class TensorSpec:
     """One input or output of ONE request: OIP `datatype`, `shape` without the batch dimension.
 
-    `allow_nan` false refuses NaN and infinities in requests.
+    `allow_nan` false refuses NaN and infinities in requests, and fails those whose outputs hold them.
     """
 
     name: str
@@ -25,7 +25,8 @@ class TensorSpec:
 class EmulatedSpec:
     """How an emulated device runs the model: l(b) as alpha and beta or as a table, jitter, faults.
 
-    `jitter` is a standard deviation as a share of l(b). `*_every` inject a fault in each n-th batch (0: never).
+    `jitter` is a standard deviation as a share of l(b). `*_every` inject a fault in each n-th batch (0: never);
+    batches larger than `memory_size_max` run out of memory, and after `lost_after` batches the device is lost (0: not).
     """
 
     alpha_ms: float | None = None
@@ -36,6 +37,9 @@ class EmulatedSpec:
     fail_every: int = 0
     hang_every: int = 0
     wrong_shape_every: int = 0
+    nan_every: int = 0
+    memory_size_max: int = 0
+    lost_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)

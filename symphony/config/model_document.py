@@ -93,6 +93,9 @@ class EmulatedDocument(Document):
     fail_every: int = Field(default=0, ge=0, le=FAULT_PERIOD_MAX)
     hang_every: int = Field(default=0, ge=0, le=FAULT_PERIOD_MAX)
     wrong_shape_every: int = Field(default=0, ge=0, le=FAULT_PERIOD_MAX)
+    nan_every: int = Field(default=0, ge=0, le=FAULT_PERIOD_MAX)
+    memory_size_max: int = Field(default=0, ge=0, le=BATCH_SIZE_LIMIT)
+    lost_after: int = Field(default=0, ge=0, le=FAULT_PERIOD_MAX)
 
     @model_validator(mode="after")
     def _one_profile(self) -> EmulatedDocument:

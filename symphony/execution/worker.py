@@ -5,6 +5,10 @@ the completer waits for each flight, tells the loop that the device is free, and
 batch's inputs are gathered and copied while the last one still runs. A synchronous device (cpu) computes inside
 `launch` and needs no completer.
 
+A batch that fails is run again in halves, and the half that fails again in its halves, while a deadline is still to
+be met: one bad request does not take the others with it, and a batch that did not fit the device's memory is answered
+in two. Where both halves fail the model is at fault, and nothing more is tried.
+
 A worker whose batch hangs is abandoned, not waited for: its threads end when they wake up, what it would still say is
 ignored, and the node starts another worker in its place.
 """
@@ -18,9 +22,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from symphony.driver.requests import PendingRequest
-from symphony.execution.devices import Device, DeviceError, Flight, LoadedModel, Tensors
+import numpy as np
 
+from symphony.driver.requests import PendingRequest
+from symphony.execution.devices import Device, DeviceError, Fault, Flight, LoadedModel, Tensors
+
+FINITE_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "FP16": np.isfinite,
+    "FP32": np.isfinite,
+    "FP64": np.isfinite,
+    "BF16": lambda bits: (bits & 0x7F80) != 0x7F80,
+}
+"""For each datatype that has NaN: from a batch's values, whether each is finite. BF16 comes as its bits."""
 JOIN_S = 0.2
 """How long `abandon` waits for a launcher that is not stuck."""
 
@@ -57,6 +70,14 @@ class Batch:
     error: Exception | None
     started_ns: int
     finished_ns: int
+    fault: Fault | None = None
+    """What the batch's first error meant, also for the requests that were answered when run again."""
+    bad_rows: frozenset[int] = frozenset()
+    """Requests whose outputs hold NaN or infinities though the model allows none."""
+    part: int = 0
+    """Which part of a batch this is that was run again in parts."""
+    size_limit: int = 0
+    """A larger batch did not fit the device's memory; 0: nothing is known."""
 
 
 @dataclass(slots=True)
@@ -67,6 +88,7 @@ class _Running:
     requests: list[PendingRequest]
     since_ns: int
     limit_ns: int
+    loaded: LoadedModel | None
     flight: Flight | None = None
 
 
@@ -171,7 +193,7 @@ class Worker:
         loaded = self._models.get(plan.model)
         now_ns = time.monotonic_ns()
         limit_ns = round(loaded.config.run_timeout_ms * 1e6) if loaded is not None else 0
-        running = _Running(plan, requests, now_ns, limit_ns)
+        running = _Running(plan, requests, now_ns, limit_ns, loaded)
         with self._lock:
             if self._is_abandoned:
                 self._strays.append((plan, requests))
@@ -224,6 +246,10 @@ class Worker:
         started_ns: int,
         is_reported: bool = False,
     ) -> None:
+        fault = self.device.examine(error) if error is not None and not self._is_abandoned else None
+        parts = [_Part(running.requests, outputs, error)]
+        if fault in (Fault.BATCH, Fault.MEMORY):
+            parts = self._run_again(running, parts[0])
         finished_ns = time.monotonic_ns()
         if outputs is not None and running.flight is not None:
             # On the device it ended before its outputs were copied back and this thread woke up.
@@ -239,7 +265,69 @@ class Worker:
             self._port.batch_finished(running.plan.plan_id, self.gpu, finished_ns)
         if error is None:
             self.busy_ns += finished_ns - started_ns
-        self._on_batch(Batch(running.plan, running.requests, outputs, error, started_ns, finished_ns))
+        limit = len(running.requests) // 2 if fault is Fault.MEMORY else 0
+        for place, part in enumerate(parts):
+            bad_rows = _bad_rows(running.loaded, part.outputs)
+            self._on_batch(
+                Batch(
+                    running.plan,
+                    part.requests,
+                    part.outputs,
+                    part.error,
+                    started_ns,
+                    finished_ns,
+                    fault,
+                    bad_rows,
+                    place,
+                    limit,
+                )
+            )
+
+    def _run_again(self, running: _Running, failed: _Part) -> list[_Part]:
+        """Return a failed batch's requests in parts that were answered and parts that failed again."""
+        count = len(failed.requests)
+        if count == 1 or running.loaded is None or self._is_abandoned:
+            return [failed]
+        parts = []
+        for requests in (failed.requests[: count // 2], failed.requests[count // 2 :]):
+            now_ns = time.monotonic_ns()
+            if all(request.deadline_ns <= now_ns for request in requests):
+                parts.append(_Part(requests, None, failed.error))
+                continue
+            with self._lock:
+                running.since_ns = now_ns
+            try:
+                flight = running.loaded.launch([request.inputs for request in requests])
+                parts.append(_Part(requests, flight.wait(), None))
+            except Exception as error:
+                parts.append(_Part(requests, None, error))
+        failures = [part for part in parts if part.error is not None]
+        is_memory = all(self.device.examine(part.error) is Fault.MEMORY for part in failures if part.error is not None)
+        if len(failures) == len(parts) and not is_memory:
+            return parts
+        return [piece for part in parts for piece in (self._run_again(running, part) if part.error else [part])]
+
+
+@dataclass(slots=True)
+class _Part:
+    """Requests of a batch that ended alike."""
+
+    requests: list[PendingRequest]
+    outputs: Tensors | None
+    error: Exception | None
+
+
+def _bad_rows(loaded: LoadedModel | None, outputs: Tensors | None) -> frozenset[int]:
+    """Return the requests of which an output that allows no NaN holds one, or an infinity."""
+    if loaded is None or outputs is None:
+        return frozenset()
+    bad: set[int] = set()
+    for spec in loaded.config.outputs:
+        if not spec.allow_nan and spec.datatype in FINITE_CHECKS:
+            values = FINITE_CHECKS[spec.datatype](outputs[spec.name])
+            finite = values.reshape(len(values), -1).all(axis=1)
+            bad.update(np.flatnonzero(~finite).tolist())
+    return frozenset(bad)
 
 
 def split_outputs(outputs: Tensors, count: int) -> Sequence[dict[str, Any]]:

@@ -19,7 +19,7 @@ from symphony.config import ModelConfig, NodeConfig
 from symphony.driver.requests import PendingRequest
 from symphony.driver.table import RequestTable
 from symphony.errors import ConfigError, Reason, SymphonyError
-from symphony.execution.devices import Device, LoadedModel, make_devices
+from symphony.execution.devices import Device, DeviceLostError, Fault, LoadedModel, make_devices
 from symphony.execution.repository import Repository
 from symphony.execution.staging import Stager, make_ring
 from symphony.execution.worker import Batch, Worker, split_outputs
@@ -334,7 +334,7 @@ class Node:
         """Tell the loop and the workers of a loaded model; requests are taken from now on."""
         config, index = entry.config, entry.index
         self._by_index[index] = entry
-        tables = {key: profile.table_ns(config.batch_size_max) for key, profile in entry.profiles.items()}
+        tables = {key: entry.table_ns(key) for key in entry.profiles}
         jitter_ns = max(profile.jitter_ns() for profile in entry.profiles.values())
         entry.margin.margin_ns = min(entry.margin.ceiling_ns, entry.margin.floor_ns + jitter_ns)
         entry.alone_ns = min(table[0] for table in tables.values())
@@ -402,11 +402,15 @@ class Node:
         requests, plan = batch.requests, batch.plan
         entry = self._by_index[plan.model]
         now_ns = time.monotonic_ns()
+        if batch.fault is not None and batch.part == 0:
+            self._note_fault(entry, batch)
+        if batch.fault is Fault.DEVICE:
+            self._schedule_again(entry, requests)
+            return
         if batch.outputs is None:
-            entry.stats.batch_failed()
             self._fail(entry, requests, str(batch.error) or type(batch.error).__name__)
             return
-        entry.held_count -= len(requests)
+        entry.held_count -= len(requests) - len(batch.bad_rows)
         stats = entry.stats
         earliest_ns = min(request.deadline_ns for request in requests)
         stats.batch_finished(
@@ -416,8 +420,15 @@ class Node:
             batch.finished_ns - batch.started_ns,
             time.time_ns() // 1_000_000,
         )
+        if batch.bad_rows:
+            bad = [requests[row] for row in batch.bad_rows]
+            self._fail(entry, bad, "an output holds NaN or infinities, and model.toml allows none (allow_nan)")
         release = self._table.release
-        for request, outputs in zip(requests, split_outputs(batch.outputs, len(requests)), strict=True):
+        for row, (request, outputs) in enumerate(
+            zip(requests, split_outputs(batch.outputs, len(requests)), strict=True)
+        ):
+            if row in batch.bad_rows:
+                continue
             release(request.id)
             if request.on_done is _forget:
                 continue
@@ -433,8 +444,33 @@ class Node:
         self.arrival_clock.worked(now_ns, answered_ns)
         has_room = self.loop.gpus_asked < ROOM_SHARE * len(self._devices)
         overrun_ns = answered_ns - plan.finish_at_ns
-        if entry.margin.observe(overrun_ns, answered_ns, has_room) and entry.state == "READY":
+        if batch.fault is None and entry.margin.observe(overrun_ns, answered_ns, has_room) and entry.state == "READY":
             self.loop.margin_changed(entry.index, entry.margin.margin_ns)
+
+    def _note_fault(self, entry: ModelEntry, batch: Batch) -> None:
+        """Count a batch that failed, remember a size that did not fit, and give up a device that is lost."""
+        entry.stats.batch_failed()
+        name, gpu = entry.config.name, batch.plan.gpu
+        device = self._devices[gpu]
+        if batch.fault is Fault.DEVICE and not self.stats.gpus[gpu].is_quarantined:
+            _log.critical("%s is lost: %s", device.name, batch.error)
+            self.stats.gpus[gpu].is_quarantined = True
+            self.loop.gpu_drained(gpu)
+            for index in self._workers[gpu].models:
+                self.loop.model_evicted(index, gpu)
+            self._on_fatal(DeviceLostError(f"{device.name} is lost and needs a new process: {batch.error}"))
+        key = profile_key(device)
+        if batch.size_limit and batch.size_limit < entry.size_limits.get(key, entry.config.batch_size_max):
+            entry.size_limits[key] = batch.size_limit
+            _log.warning(
+                'model "%s": a batch of %d or so does not fit the memory of %s; batches are kept to %d from now on',
+                name,
+                2 * batch.size_limit,
+                device.name,
+                batch.size_limit,
+            )
+            if entry.state == "READY":
+                self.loop.profile_changed(entry.index, self._kinds[key], entry.table_ns(key))
 
     def _fail(self, entry: ModelEntry, requests: Sequence[PendingRequest], why: str) -> None:
         now_ns = time.monotonic_ns()

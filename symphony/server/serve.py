@@ -12,6 +12,7 @@ from collections.abc import Callable
 import uvloop
 
 from symphony.config import NodeConfig
+from symphony.execution.devices import DeviceLostError
 from symphony.server.front import Front
 from symphony.server.node import Node
 
@@ -22,6 +23,8 @@ EXIT_FAULT = 70
 """A broken invariant ended the process (see the log): a supervisor should restart it."""
 EXIT_UNDRAINED = 75
 """The drain limit passed before all accepted requests had ended."""
+EXIT_DEVICE_LOST = 76
+"""A device is lost to this process (see the log): a supervisor should start a new one."""
 GC_THRESHOLDS = (20_000, 20, 100)
 """Requests die with their last reference; a collection every 700 objects costs a twentieth of the node."""
 SWITCH_INTERVAL_S = 0.0005
@@ -43,6 +46,12 @@ async def _serve(config: NodeConfig) -> int:
     ended: asyncio.Future[int] = asyncio_loop.create_future()
 
     def fatal(error: BaseException) -> None:
+        if isinstance(error, DeviceLostError):
+            # What other devices hold is finished first; a supervisor then starts the process anew.
+            _log.critical("%s; ending once the accepted requests have", error)
+            if not draining:
+                draining.append(asyncio.create_task(_drain(node, config.drain_timeout_s, ended, EXIT_DEVICE_LOST)))
+            return
         _log.critical("%s", error, exc_info=error)
         if not ended.done():
             ended.set_result(EXIT_FAULT)
@@ -92,10 +101,10 @@ async def _start(node: Node, fatal: Callable[[BaseException], None]) -> None:
         _log.warning("not served: %s (reasons above)", ", ".join(failed))
 
 
-async def _drain(node: Node, timeout_s: float, ended: asyncio.Future[int]) -> None:
+async def _drain(node: Node, timeout_s: float, ended: asyncio.Future[int], code: int = EXIT_OK) -> None:
     _log.info("draining: new requests are refused, accepted ones are finished within %g s", timeout_s)
     is_empty = await node.drain(timeout_s)
     if not is_empty:
         _log.error("requests were still running after %g s (drain_timeout_s); they fail", timeout_s)
     if not ended.done():
-        ended.set_result(EXIT_OK if is_empty else EXIT_UNDRAINED)
+        ended.set_result(code if is_empty or code else EXIT_UNDRAINED)

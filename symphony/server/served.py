@@ -44,12 +44,21 @@ class ModelEntry:
             retry_after_s=self.retry_after_s(),
         )
         self.profiles: dict[str, LatencyProfile] = {}
+        self.size_limits: dict[str, int] = {}
+        """By profile key, the largest batch that fits the memory of such devices, where less than the largest does."""
         self.ring: StagingRing | None = None
         """Where its requests' inputs wait in pinned memory, if they are worth it."""
         self.alone_ns = 0
         self.held_count = 0
         """Slots its requests hold: those in flight, and cancelled ones whose batch has not ended."""
         self.hang_count = 0
+
+    def table_ns(self, key: str) -> tuple[int, ...]:
+        """Return l(1..batch_size_max) on devices of this profile key; a batch that does not fit takes for ever."""
+        table = self.profiles[key].table_ns(self.config.batch_size_max)
+        limit = self.size_limits.get(key, len(table))
+        never_ns = max(table[-1], ms_to_ns(self.config.run_timeout_ms))
+        return table[:limit] + (never_ns,) * (len(table) - limit)
 
     def refusal(self) -> SymphonyError | None:
         """Return why the request that arrives now is refused unread, None when it is not; ask once for each."""

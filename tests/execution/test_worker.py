@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 import time
@@ -16,9 +17,9 @@ import pytest
 
 from symphony.config import EmulatedSpec, ModelConfig, TensorSpec
 from symphony.driver import PendingRequest
-from symphony.execution.devices.base import DeviceError, Tensors, Timing
+from symphony.execution.devices.base import DeviceError, Fault, Tensors, Timing
 from symphony.execution.devices.emulated import EmulatedDevice, latency_table_ns
-from symphony.execution.worker import Batch, Worker, split_outputs
+from symphony.execution.worker import FINITE_CHECKS, Batch, Worker, split_outputs
 
 
 def make_config(run_timeout_ms: float = 10_000.0, **emulated: Any) -> ModelConfig:
@@ -91,10 +92,10 @@ class Bench:
         return self.batches.get(timeout=5)
 
 
-def make_requests(count: int) -> list[PendingRequest]:
-    """Return requests whose `x` starts with their number."""
+def make_requests(count: int, deadline_ns: int = 1) -> list[PendingRequest]:
+    """Return requests whose `x` starts with their number, by default too late for a second run."""
     return [
-        PendingRequest(0, {"x": np.full(4, number, np.float32)}, 0, 1, 4, lambda request: None)
+        PendingRequest(0, {"x": np.full(4, number, np.float32)}, 0, deadline_ns, 4, lambda request: None)
         for number in range(count)
     ]
 
@@ -196,6 +197,9 @@ class SynchronousDevice:
         self.block = threading.Event()
         self.block.set()
         self.threads: set[str] = set()
+        self.poison: set[float] = set()
+        """A batch with one of these as its first number fails."""
+        self.sizes: list[int] = []
 
     def enter_thread(self) -> None:
         """Remember who calls."""
@@ -225,9 +229,17 @@ class SynchronousDevice:
 
             def launch(self, inputs: Sequence[Tensors]) -> Flight:
                 device.block.wait(5)
+                device.sizes.append(len(inputs))
+                bad = device.poison & {float(tensors["x"][0]) for tensors in inputs}
+                if bad:
+                    raise ValueError(f"cannot take {sorted(bad)}")
                 return Flight({"y": np.stack([tensors["x"][:2] * 2 for tensors in inputs])})
 
         return Loaded()
+
+    def examine(self, error: Exception) -> Fault:
+        """Blame the batch."""
+        return Fault.BATCH
 
     def renew(self) -> SynchronousDevice:
         """Return another."""
@@ -253,6 +265,95 @@ def test_synchronous_device_needs_one_thread_and_can_be_abandoned_while_stuck(be
     device.block.set()
     time.sleep(0.05)
     assert one.batches.empty() and one.port.finished == [1]
+
+
+def in_time(count: int) -> list[PendingRequest]:
+    """Return requests with time for a second run."""
+    return make_requests(count, time.monotonic_ns() + 5_000_000_000)
+
+
+def run_in_parts(one: Bench, requests: list[PendingRequest]) -> list[Batch]:
+    """Run one batch and return all its parts; each request must be in exactly one."""
+    one.port.give(requests)
+    parts = [one.batches.get(timeout=5)]
+    while sum(len(part.requests) for part in parts) < len(requests):
+        parts.append(one.batches.get(timeout=5))
+    assert [id(request) for part in parts for request in part.requests] == [id(request) for request in requests]
+    assert [part.part for part in parts] == list(range(len(parts)))
+    assert one.port.finished == [1], "the device is reported free once"
+    return parts
+
+
+@pytest.mark.parametrize("place", range(8))
+def test_one_bad_request_does_not_take_the_others_with_it(bench: Callable[..., Bench], place: int) -> None:
+    device = SynchronousDevice()
+    one = bench(make_config(), device)
+    device.poison = {float(place)}
+    parts = run_in_parts(one, in_time(8))
+    assert sorted(device.sizes, reverse=True) == [8, 4, 4, 2, 2, 1, 1]
+    for part in parts:
+        numbers = [int(request.inputs["x"][0]) for request in part.requests]
+        assert part.fault is Fault.BATCH
+        if place in numbers:
+            assert numbers == [place] and "cannot take" in str(part.error)
+        else:
+            assert part.outputs is not None
+            assert part.outputs["y"][:, 0].tolist() == [2 * number for number in numbers]
+
+
+def test_model_that_always_fails_is_tried_in_two_halves_and_no_further(bench: Callable[..., Bench]) -> None:
+    device = SynchronousDevice()
+    one = bench(make_config(), device)
+    device.poison = {float(number) for number in range(8)}
+    parts = run_in_parts(one, in_time(8))
+    assert device.sizes == [8, 4, 4]
+    assert all(part.error is not None for part in parts)
+
+
+def test_nothing_is_run_again_once_its_deadline_has_passed(bench: Callable[..., Bench]) -> None:
+    device = SynchronousDevice()
+    one = bench(make_config(), device)
+    device.poison = {0.0}
+    parts = run_in_parts(one, make_requests(4) + in_time(8)[4:])
+    assert device.sizes == [8, 4]
+    assert [part.error is None for part in parts] == [False, True]
+
+
+def test_batch_that_does_not_fit_is_answered_in_parts_that_do(bench: Callable[..., Bench]) -> None:
+    one = bench(make_config(memory_size_max=3))
+    parts = run_in_parts(one, in_time(8))
+    assert [len(part.requests) for part in parts] == [2, 2, 2, 2]
+    assert all(part.outputs is not None and part.fault is Fault.MEMORY and part.size_limit == 4 for part in parts)
+
+
+def test_lost_device_is_said_and_its_batch_is_not_run_again(bench: Callable[..., Bench]) -> None:
+    one = bench(make_config(lost_after=1))
+    assert one.run(2).fault is None
+    one.port.give(in_time(2))
+    batch = one.batches.get(timeout=5)
+    assert (batch.fault, len(batch.requests), batch.outputs) == (Fault.DEVICE, 2, None)
+
+
+def test_outputs_that_are_no_numbers_are_found_where_asked(bench: Callable[..., Bench]) -> None:
+    config = make_config(nan_every=1)
+    assert bench(config).run(3).bad_rows == frozenset()
+    strict = dataclasses.replace(config, outputs=(TensorSpec("y", "FP32", (2,), allow_nan=False),))
+    batch = bench(strict).run(3)
+    assert batch.bad_rows == {0} and batch.outputs is not None and batch.error is None
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values"),
+    [
+        ("FP16", np.array([1, np.inf, 65504], np.float16)),
+        ("FP32", np.array([0, np.nan, 3e38], np.float32)),
+        ("FP64", np.array([-1, -np.inf, 1e308])),
+        ("BF16", np.array([0x3F80, 0xFF80, 0x7F7F], np.uint16)),
+        ("BF16", np.array([0x3F80, 0x7FC1, 0xFF7F], np.uint16)),
+    ],
+)
+def test_each_floating_datatype_has_its_check(datatype: str, values: np.ndarray) -> None:
+    assert FINITE_CHECKS[datatype](values).tolist() == [True, False, True]
 
 
 def test_split_outputs_gives_each_request_its_rows() -> None:

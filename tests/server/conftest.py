@@ -35,6 +35,7 @@ shape = [8]
 name = "y"
 datatype = "FP32"
 shape = [2]
+{output_extra}
 [emulated]
 alpha_ms = {alpha_ms}
 beta_ms = {beta_ms}
@@ -52,6 +53,7 @@ def write_echo(root: Path, name: str = "echo", folder: str | None = None, **valu
         "beta_ms": 3.0,
         "extra": "",
         "input_extra": "",
+        "output_extra": "",
         "emulated_extra": "",
     }
     path = root / (folder or name)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from symphony.execution.devices import DeviceLostError
 from tests.server.conftest import write_echo
 
 pytestmark = pytest.mark.sockets
@@ -125,6 +126,56 @@ async def test_failing_batch_fails_only_its_own_requests(
         assert len(failed) == 3 and all(text in body and b"worker_failed" in body for body in failed)
         assert [status for status, _ in outcomes].count(200) == 6
         await node.assert_at_rest()
+
+
+async def test_batch_that_does_not_fit_is_answered_and_its_size_remembered(
+    tmp_path: Path, run_node: Callable[..., Any]
+) -> None:
+    """All are answered, and from the second batch on none is too large."""
+    write_echo(tmp_path / "models", emulated_extra="memory_size_max = 5", slo_ms=300)
+    async with run_node() as node:
+        failed = "symphony_batches_failed_total{model=echo,version=1}"
+        for round_ in range(4):
+            answers = await asyncio.gather(*(node.infer(number) for number in range(16)))
+            assert [status for status, _ in answers] == [200] * 16
+            assert [answer[0] for _, answer in answers] == list(range(16))
+            if round_ == 1:
+                before = (await node.metrics())[failed]
+        assert 1 <= before == (await node.metrics())[failed]
+        await node.assert_at_rest()
+
+
+async def test_outputs_that_are_no_numbers_fail_their_request_alone(
+    tmp_path: Path, run_node: Callable[..., Any]
+) -> None:
+    """Where model.toml allows none."""
+    write_echo(tmp_path / "models", emulated_extra="nan_every = 1", output_extra="allow_nan = false", slo_ms=100)
+    write_echo(tmp_path / "models", name="lax", emulated_extra="nan_every = 1", slo_ms=100)
+    async with run_node() as node:
+        answers = await asyncio.gather(*(node.infer(number) for number in range(8)))
+        failed = [body for status, body in answers if status == 500]
+        assert failed and all(b"holds NaN or infinities" in body for body in failed)
+        assert len(failed) + [status for status, _ in answers].count(200) == 8
+        assert (await node.infer(1, model="lax"))[0] == 200
+        await node.assert_at_rest()
+
+
+async def test_requests_of_a_lost_device_are_answered_by_another(tmp_path: Path, run_node: Callable[..., Any]) -> None:
+    """None fails; the node is told once that it must end."""
+    write_echo(tmp_path / "models", emulated_extra="lost_after = 40", slo_ms=200)
+    async with run_node("3xemulated") as node:
+        for _ in range(60):
+            assert (await node.infer(7))[0] == 200
+            if node.faults:
+                break
+        (fault,) = node.faults
+        assert isinstance(fault, DeviceLostError) and "emulated:0 is lost" in str(fault)
+        node.faults.clear()
+        answers = await asyncio.gather(*(node.infer(number) for number in range(16)))
+        assert [status for status, _ in answers] == [200] * 16
+        assert (await node.metrics())["symphony_gpus_quarantined"] == 1
+        await node.assert_at_rest()
+        assert node.faults == []
 
 
 async def test_hanging_batch_fails_alone_and_the_device_goes_on(tmp_path: Path, run_node: Callable[..., Any]) -> None:

@@ -98,6 +98,15 @@ def test_second_signal_ends_at_once(tmp_path: Path) -> None:
         assert node.wait(10) in (0, 75)
 
 
+def test_lost_device_ends_the_process_with_its_own_code_once_all_is_answered(tmp_path: Path) -> None:
+    """The request that met the loss is answered by the other device; then a supervisor must start a new process."""
+    write_echo(tmp_path, slo_ms=500, emulated_extra="lost_after = 2")
+    with running(tmp_path) as (node, url), Client(url) as client:
+        for _ in range(3):
+            client.infer("echo", {"x": np.zeros(8, np.float32)})
+        assert node.wait(10) == 76
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -6,12 +6,33 @@ import os
 from collections.abc import Sequence
 
 from symphony.config import DeviceSpec
-from symphony.execution.devices.base import Device, DeviceError, Flight, LoadedModel, Tensors, Timing
+from symphony.execution.devices.base import (
+    Device,
+    DeviceError,
+    DeviceLostError,
+    DeviceMemoryError,
+    Fault,
+    Flight,
+    LoadedModel,
+    Tensors,
+    Timing,
+)
 from symphony.execution.devices.cpu import CpuDevice
 from symphony.execution.devices.cuda import CudaDevice
 from symphony.execution.devices.emulated import EmulatedDevice
 
-__all__ = ["Device", "DeviceError", "Flight", "LoadedModel", "Tensors", "Timing", "make_devices"]
+__all__ = [
+    "Device",
+    "DeviceError",
+    "DeviceLostError",
+    "DeviceMemoryError",
+    "Fault",
+    "Flight",
+    "LoadedModel",
+    "Tensors",
+    "Timing",
+    "make_devices",
+]
 
 
 def make_devices(specs: Sequence[DeviceSpec], cpu_thread_count: int = 0) -> list[Device]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,25 @@ Tensors = Mapping[str, np.ndarray[Any, Any]]
 
 class DeviceError(Exception):
     """Report a batch that its device could not run; the message says why and names the model."""
+
+
+class DeviceMemoryError(DeviceError):
+    """Report a batch that did not fit the device's memory."""
+
+
+class DeviceLostError(DeviceError):
+    """Report a device that can run nothing any more in this process."""
+
+
+class Fault(Enum):
+    """What an error means for those who did not cause it."""
+
+    BATCH = "batch"
+    """The model's code or a request is at fault; a batch without it may run."""
+    MEMORY = "memory"
+    """The batch did not fit; a smaller one may."""
+    DEVICE = "device"
+    """Nothing runs on the device any more; the process must be started anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +118,9 @@ class Device(Protocol):
 
     def load(self, config: ModelConfig, folder: Path) -> LoadedModel:
         """Load the model onto the device; raise an exception that says what is wrong with which file."""
+
+    def examine(self, error: Exception) -> Fault:
+        """Return what the error of a batch means, having freed what can be freed after one of memory."""
 
     def renew(self) -> Device:
         """Return a fresh device in place of this one, whose worker was abandoned with a batch that hangs."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from symphony.config import ModelConfig
-from symphony.execution.devices.base import Tensors, Timing
+from symphony.execution.devices.base import Fault, Tensors, Timing
 from symphony.execution.devices.tensors import checked_outputs, stack, to_numpy, to_torch
 from symphony.execution.devices.warm_up import warm_up
 from symphony.execution.formats import Predict, load_callable
@@ -34,6 +34,11 @@ class CpuDevice:
     def load(self, config: ModelConfig, folder: Path) -> CpuModel:
         """Load the model by its format; see symphony.execution.formats for what can go wrong."""
         return CpuModel(config, self.name, load_callable(config, folder, "cpu"))
+
+    def examine(self, error: Exception) -> Fault:
+        """Return MEMORY where numpy or torch found no memory, else BATCH."""
+        is_memory = isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+        return Fault.MEMORY if is_memory else Fault.BATCH
 
     def renew(self) -> CpuDevice:
         """Return a fresh device of the same share."""

@@ -29,7 +29,7 @@ import torch
 from symphony.config import ModelConfig
 from symphony.errors import ConfigError
 from symphony.execution.buckets import bucket_candidates
-from symphony.execution.devices.base import Tensors, Timing
+from symphony.execution.devices.base import Fault, Tensors, Timing
 from symphony.execution.devices.cuda_graphs import CaptureError, GraphFlight, GraphSet
 from symphony.execution.devices.cuda_slots import Slot
 from symphony.execution.devices.launcher import Events
@@ -86,6 +86,17 @@ class CudaDevice:
         """Note a batch's events; return those of the batch launched before it, for the gap between the two."""
         before, self._last = self._last, events
         return before
+
+    def examine(self, error: Exception) -> Fault:
+        """Return MEMORY for want of memory, DEVICE where the context is lost, as it is after an illegal access."""
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+            return Fault.MEMORY
+        try:
+            torch.cuda.synchronize(self.torch_device)
+        except RuntimeError:
+            return Fault.DEVICE
+        return Fault.BATCH
 
     def renew(self) -> CudaDevice:
         """Return the same GPU with fresh streams."""

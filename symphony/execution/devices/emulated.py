@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from symphony.config import EmulatedSpec, ModelConfig, TensorSpec
-from symphony.execution.devices.base import DeviceError, Tensors, Timing
+from symphony.execution.devices.base import DeviceError, DeviceLostError, DeviceMemoryError, Fault, Tensors, Timing
 from symphony.execution.devices.tensors import checked_outputs
 from symphony.units import ms_to_ns
 from symphony.wire.tensors import NUMPY_DTYPES
@@ -36,6 +36,7 @@ class EmulatedDevice:
         self.name = f"emulated:{index}"
         self.index = index
         self.busy_until_ns = 0
+        self.is_lost = False
 
     def enter_thread(self) -> None:
         """Do nothing: no library needs preparing."""
@@ -48,6 +49,12 @@ class EmulatedDevice:
                 'with an [emulated] table; add one or take "emulated" out of its devices'
             )
         return EmulatedModel(self, config, config.emulated)
+
+    def examine(self, error: Exception) -> Fault:
+        """Return what the injected fault stands for."""
+        if isinstance(error, DeviceLostError):
+            return Fault.DEVICE
+        return Fault.MEMORY if isinstance(error, DeviceMemoryError) else Fault.BATCH
 
     def renew(self) -> EmulatedDevice:
         """Return a fresh device with an empty timeline."""
@@ -79,6 +86,14 @@ class EmulatedModel:
         count = self._batch_count
         if spec.fail_every and count % spec.fail_every == 0:
             raise DeviceError(f'model "{self.config.name}": injected failure of batch {count} (emulated.fail_every)')
+        self._device.is_lost |= bool(spec.lost_after) and count > spec.lost_after
+        if self._device.is_lost:
+            raise DeviceLostError(f"{self._device.name} is lost: injected fault (emulated.lost_after)")
+        if spec.memory_size_max and len(inputs) > spec.memory_size_max:
+            raise DeviceMemoryError(
+                f'model "{self.config.name}": a batch of {len(inputs)} does not fit: injected fault '
+                "(emulated.memory_size_max)"
+            )
         duration_ns = self._latency_ns[len(inputs) - 1]
         if spec.jitter:
             duration_ns = max(1, round(duration_ns * (1.0 + spec.jitter * self._random.gauss(0.0, 1.0))))
@@ -87,6 +102,8 @@ class EmulatedModel:
         self._device.busy_until_ns = ends_at_ns
         source = self.config.inputs[0]
         outputs = {out.name: _echo(source, out, inputs) for out in self.config.outputs}
+        if spec.nan_every and count % spec.nan_every == 0:
+            outputs = {name: _spoilt(output) for name, output in outputs.items()}
         if spec.wrong_shape_every and count % spec.wrong_shape_every == 0:
             outputs = {name: np.repeat(output, 2, axis=0)[:, :1] for name, output in outputs.items()}
         hangs = bool(spec.hang_every) and count % spec.hang_every == 0
@@ -117,6 +134,14 @@ class EmulatedFlight:
     def abandon(self) -> None:
         """Let a hanging `wait` go."""
         self._abandoned.set()
+
+
+def _spoilt(output: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the output with NaN in the first request's row, where its datatype has one."""
+    if output.dtype.kind == "f":
+        output = output.copy()
+        output[:1] = np.nan
+    return output
 
 
 def latency_table_ns(config: ModelConfig) -> tuple[int, ...]:
