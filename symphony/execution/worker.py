@@ -286,16 +286,15 @@ class Worker:
     def _run_again(self, running: _Running, failed: _Part) -> list[_Part]:
         """Return a failed batch's requests in parts that were answered and parts that failed again."""
         count = len(failed.requests)
-        if count == 1 or running.loaded is None or self._is_abandoned:
+        if count == 1 or running.loaded is None or self._is_abandoned or _is_late(failed.requests):
             return [failed]
         parts = []
         for requests in (failed.requests[: count // 2], failed.requests[count // 2 :]):
-            now_ns = time.monotonic_ns()
-            if all(request.deadline_ns <= now_ns for request in requests):
+            if _is_late(requests):
                 parts.append(_Part(requests, None, failed.error))
                 continue
             with self._lock:
-                running.since_ns = now_ns
+                running.since_ns = time.monotonic_ns()
             try:
                 flight = running.loaded.launch([request.inputs for request in requests])
                 parts.append(_Part(requests, flight.wait(), None))
@@ -315,6 +314,12 @@ class _Part:
     requests: list[PendingRequest]
     outputs: Tensors | None
     error: Exception | None
+
+
+def _is_late(requests: Sequence[PendingRequest]) -> bool:
+    """Return whether none of the requests can still be good."""
+    now_ns = time.monotonic_ns()
+    return all(request.deadline_ns <= now_ns for request in requests)
 
 
 def _bad_rows(loaded: LoadedModel | None, outputs: Tensors | None) -> frozenset[int]:
