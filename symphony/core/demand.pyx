@@ -7,7 +7,7 @@ The middle layer: docs/core.md, "Target batch size".
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t
 from libcpp cimport bool as cbool
 
-from symphony.core.stagger cimport active_set_size, early_batch_size, has_bursts, is_neglected, staggered_batch_size
+from symphony.core.stagger cimport active_set_size, early_batch_size, gathered_batch_size, has_bursts, is_neglected, staggered_batch_size
 from symphony.core.state cimport KIND_COUNT, Model, State, first_level
 
 cdef int64_t EPOCH_ROLLS_MAX = 8
@@ -84,9 +84,9 @@ cdef class Demand(State):
         while kinds != 0:
             pair = model * KIND_COUNT + first_level(kinds)
             kinds &= kinds - 1
-            size = <double>self.pairs[pair].target
+            size = <double>self.pairs[pair].work_size
             gpus += <double>self.pairs[pair].resident_count
-            speed += <double>self.pairs[pair].resident_count * size / <double>self.pairs[pair].latency[self.pairs[pair].target]
+            speed += <double>self.pairs[pair].resident_count * size / <double>self.pairs[pair].latency[self.pairs[pair].work_size]
         return m.rate * gpus / speed if gpus > 0.0 else 0.0
 
     cdef void measure_targets(self) noexcept nogil:
@@ -105,12 +105,19 @@ cdef class Demand(State):
         cdef Model* m = &self.models[model]
         cdef uint8_t kinds = m.profile_mask
         cdef int32_t pair, early_size
+        cdef double gpus = m.share * <double>self.usable_count
+        cdef double budget_ns = <double>(m.slo_ns - m.margin_ns - self.control_ns)
         while kinds != 0:
             pair = model * KIND_COUNT + first_level(kinds)
             kinds &= kinds - 1
             self.pairs[pair].target = staggered_batch_size(
-                self.pairs[pair].latency, m.batch_size_max, m.share * <double>self.usable_count,
-                <double>(m.slo_ns - m.margin_ns - self.control_ns), self.target_share)
+                self.pairs[pair].latency, m.batch_size_max, gpus, budget_ns, self.target_share)
+            self.pairs[pair].work_size = self.pairs[pair].target
+            if gpus < 1.0:
+                self.pairs[pair].work_size = max(self.pairs[pair].target, gathered_batch_size(
+                    self.pairs[pair].latency,
+                    staggered_batch_size(self.pairs[pair].latency, m.batch_size_max, 1.0, budget_ns, self.target_share),
+                    m.rate / <double>self.epoch_ns, budget_ns))
             if self.early:
                 early_size = 1 if self.is_bursty else early_batch_size(
                     self.pairs[pair].target, m.share * <double>self.active_count, self.active_count >= self.usable_count)

@@ -27,6 +27,21 @@ cdef inline int32_t staggered_batch_size(const int64_t* latency, int32_t batch_s
     return size if size > 1 else 1
 
 
+# The batch that a model with less than one GPU's demand gets: it waits for company until its last call wherever a GPU is free then,
+# so it is the largest b up to `size_max` that `rate` (per nanosecond) brings together within what l(b) leaves of the budget.
+cdef inline int32_t gathered_batch_size(const int64_t* latency, int32_t size_max, double rate, double budget_ns) noexcept nogil:
+    cdef int32_t low = 1
+    cdef int32_t high = size_max
+    cdef int32_t middle
+    while low < high:
+        middle = low + (high - low + 1) // 2
+        if <double>(middle - 1) <= rate * (budget_ns - <double>latency[middle]):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
 # How many GPUs the load asks for: what its arrivals need at their target batch sizes, and half a GPU for what fluctuates.
 cdef inline int32_t active_set_size(double gpus_asked, int32_t gpus_usable) noexcept nogil:
     cdef double size = ceil(gpus_asked + 0.5)
@@ -42,6 +57,11 @@ cdef inline cbool has_bursts(double drop_rate, double arrival_rate, double gpus_
 # Whether a model loses too many of its requests: where SLOs are unlike, GPUs held by long batches cost the short ones.
 cdef inline cbool is_neglected(double drop_rate, double rate) noexcept nogil:
     return drop_rate > 0.01 * rate
+
+
+# Whether hardly a GPU is idle but the one that is about to run a batch. While others are, an inefficient batch costs nobody.
+cdef inline cbool is_nearly_full(int32_t in_use, double gpus) noexcept nogil:
+    return <double>(in_use + 1) >= 0.9 * gpus
 
 
 # Whether it loses twice as many as all do: where its bursts are its own, shedding for the pool's sake costs it alone.

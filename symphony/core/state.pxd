@@ -82,6 +82,7 @@ cdef struct Model:
 cdef struct Pair:
     const int64_t* latency    # l(b) at [b], [0] unused; NULL without profile
     int32_t target            # batch size
+    int32_t work_size         # the batch by which the model's demand is measured
     int32_t early_size        # a batch of this size need not wait for frontrun
     int32_t resident_count    # joined GPUs of the kind that hold the model
     uint32_t quiet            # live count up to which the keys of its candidate are lower bounds, if no deadline is before
