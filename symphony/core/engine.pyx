@@ -14,7 +14,7 @@ from libcpp.algorithm cimport sort
 from libcpp.vector cimport vector
 
 from symphony.core.containers cimport Bitmap, DeadlineQueue, IndexedHeap
-from symphony.core.stagger cimport is_nearly_full, is_wasteful, loses_more
+from symphony.core.stagger cimport is_wasteful, loses_more
 from symphony.core.state cimport (
     DECISION_DISPATCH,
     DECISION_DROP,
@@ -400,8 +400,6 @@ cdef class Engine(Windows):
         cdef uint8_t levels = m.level_mask
         cdef DeadlineQueue* queue
         if not self.shed or count >= self.pairs[pair].target or <uint32_t>count >= m.live_count:
-            return False
-        if not is_nearly_full(self.in_use_count, <double>self.usable_count):
             return False
         if (m.is_neglected and self.gpus_asked < <double>self.usable_count
                 and loses_more(m.drop_rate, m.rate, self.drop_rate, self.arrival_rate)):

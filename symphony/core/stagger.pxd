@@ -59,11 +59,6 @@ cdef inline cbool is_neglected(double drop_rate, double rate) noexcept nogil:
     return drop_rate > 0.01 * rate
 
 
-# Whether hardly a GPU is idle but the one that is about to run a batch. While others are, an inefficient batch costs nobody.
-cdef inline cbool is_nearly_full(int32_t in_use, double gpus) noexcept nogil:
-    return <double>(in_use + 1) >= 0.9 * gpus
-
-
 # Whether it loses twice as many as all do: where its bursts are its own, shedding for the pool's sake costs it alone.
 cdef inline cbool loses_more(double drop_rate, double rate, double drop_rate_of_all, double rate_of_all) noexcept nogil:
     return drop_rate * rate_of_all > 2.0 * drop_rate_of_all * rate
