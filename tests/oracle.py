@@ -291,14 +291,14 @@ class OracleScheduler:
             case ModelAdded(model=m):
                 preferred = event.batch_size_preferred or event.batch_size_max
                 self.models[m] = Model(event.slo_ns, event.batch_size_max, event.margin_ns, event.delay_ns, preferred)
-                self.share_out()
+                self.share_out(self.work_sizes())
             case ModelRemoved(model=m):
                 for request in self.queue(m):
                     self.drop(request, "not_ready")
                 del self.models[m]
                 for gpu in self.gpus.values():
                     gpu.models.discard(m)
-                self.share_out()
+                self.share_out(self.work_sizes())
             case ProfileChanged(model=m, kind=kind, latency_ns=table):
                 self.models[m].profiles[kind] = tuple(table)
             case MarginChanged(model=m, margin_ns=margin_ns):
@@ -553,6 +553,7 @@ class OracleScheduler:
             self.drops[0] += (self.drops[1] - self.drops[0]) / 10
             self.arrivals[0] += (self.arrivals[1] - self.arrivals[0]) / 10
             self.arrivals[1] = self.drops[1] = 0.0
+        sizes = self.work_sizes()
         for model in self.models.values():
             for _ in range(min(boundaries, EPOCHS_REMEMBERED)):
                 has_fallen = model.rate > 16 and model.count < model.rate / 2
@@ -562,11 +563,11 @@ class OracleScheduler:
             if boundaries > EPOCHS_REMEMBERED:
                 model.rate = model.drop_rate = 0.0
             model.neglected = model.drop_rate > 0.01 * model.rate
-        self.share_out()
+        self.share_out(sizes)
 
-    def share_out(self) -> None:
+    def share_out(self, sizes: dict[tuple[int, int], int]) -> None:
         """Set every model's share of the demand, by the targets that hold until now, and what all ask for together."""
-        works = {m: self.work(m) for m in sorted(self.models)}
+        works = {m: self.work(m, sizes) for m in sorted(self.models)}
         total = 0.0
         for work in works.values():
             total += work
@@ -574,7 +575,7 @@ class OracleScheduler:
             self.models[m].share = work / total if total != 0 else 1 / len(works)
         self.asked = total / self.epoch_ns
 
-    def work(self, m: int) -> float:
+    def work(self, m: int, sizes: dict[tuple[int, int], int]) -> float:
         """Return the GPU time that a model's arrivals of one epoch ask for, in nanoseconds."""
         model = self.models[m]
         kinds = self.kinds(m)
@@ -583,7 +584,7 @@ class OracleScheduler:
         gpus = speed = 0.0
         for kind in kinds:
             count = float(sum(gpu.kind == kind and m in gpu.models for gpu in self.gpus.values()))
-            t = self.target_batch_size(m, kind)
+            t = sizes[m, kind]
             gpus += count
             speed += count * t / self.latency(m, kind, t)
         return model.rate * gpus / speed
@@ -629,6 +630,25 @@ class OracleScheduler:
             return self.target_batch_size(m, kind) if self.is_full() else NEVER
         return max(1, math.ceil(s * self.target_batch_size(m, kind)))
 
+    def work_sizes(self) -> dict[tuple[int, int], int]:
+        """Return the batches by which the models' demand is measured, by model and kind."""
+        return {(m, kind): self.work_size(m, kind) for m in self.models for kind in self.kinds(m)}
+
+    def work_size(self, m: int, kind: int) -> int:
+        """Return the target, or what a model with less than a GPU's demand gathers until its last call if that is more."""
+        model = self.models[m]
+        target = self.target_batch_size(m, kind)
+        gpu_share = self.gpu_share(m)
+        if gpu_share >= 1 or kind not in model.profiles:
+            return target
+        budget = float(model.slo_ns - model.margin_ns - self.control_ns)
+        rate = model.rate / self.epoch_ns
+        alone = self.bound(m, kind, 1.0)
+        gathered = max(
+            (b for b in range(2, alone + 1) if b - 1 <= rate * (budget - self.latency(m, kind, b))), default=1
+        )
+        return max(target, gathered)
+
     def target_batch_size(self, m: int, kind: int) -> int:
         """Return the batch that shedding defends: the model's staggered bound times `target_share`."""
         self.check_model(m)
@@ -637,9 +657,14 @@ class OracleScheduler:
         gpu_share = self.gpu_share(m)
         if gpu_share == 0 or kind not in model.profiles:
             return 1
+        return self.bound(m, kind, gpu_share)
+
+    def bound(self, m: int, kind: int, gpu_count: float) -> int:
+        """Return the staggered bound's batch on so many GPUs times `target_share`, at least 1."""
+        model = self.models[m]
         target = 1
         for b in range(1, model.batch_size_max + 1):
             latency = float(self.latency(m, kind, b))
-            if latency + latency / gpu_share <= model.slo_ns - model.margin_ns - self.control_ns:
+            if latency + latency / gpu_count <= model.slo_ns - model.margin_ns - self.control_ns:
                 target = b
         return max(1, int(target * self.target_share))

@@ -30,6 +30,8 @@ cdef class Demand(State):
             return
         if passed <= 0:
             return
+        if self.targets_dirty:
+            self.measure_targets()
         self.epoch = epoch
         if passed > EPOCH_ROLLS_MAX:
             self.arrival_rate = self.drop_rate = self.arrival_count = self.drop_count = 0.0

@@ -37,6 +37,22 @@ def test_no_model_is_sacrificed_where_slos_are_unlike() -> None:
         assert share > 0.97, (spec.name, share)
 
 
+def test_many_unlike_models_neither_fill_the_pool_nor_cost_each_other_requests() -> None:
+    """Sixty models with a fifth of a GPU each gather batches until their last call; the pool stays partly idle."""
+    rng = np.random.default_rng(5)
+    models = []
+    for number in range(60):
+        beta = float(np.exp(rng.uniform(np.log(0.5), np.log(15))))
+        alpha = beta * float(np.exp(rng.uniform(np.log(0.05), np.log(0.5))))
+        slo = float(np.clip((alpha + beta) * rng.uniform(4, 12), 10, 500))
+        models.append(model(f"m{number}", alpha, beta, slo, 1800.0 * (number + 1) ** -0.9))
+    workload = Workload(tuple(models), (SimulatedGpus("gpu", 24),), duration_ns=4 * NS_PER_S)
+    reports = [report_on(simulate(workload, seed=seed)) for seed in (1, 2)]
+    assert np.mean([report.good_share for report in reports]) > 0.999
+    assert min(report.worst_good_share for report in reports) > 0.97
+    assert np.mean([report.busy_share for report in reports]) < 0.87
+
+
 BURSTS = {
     "one model": ((model("m", 1.053, 5.072, 25, 4000),), 8),
     "twenty like models": ((model("m", 1.053, 5.072, 100, 5000, copies=20),), 8),
