@@ -175,6 +175,9 @@ class OracleScheduler:
         self.drops = [0.0, 0.0]
         """Of all models, for lack of time if drops: rate per epoch, and count in this one."""
         self.measured_since_ns: int | None = None
+        self.kinds_seen: set[int] = set()
+        self.speeds: dict[int, float] = {}
+        """How much faster than average a GPU of each kind is for the demand."""
         self.decisions: list[Decision] = []
         self.is_settled = True
         """False when the last step set a candidate aside and then decided something else.
@@ -305,6 +308,7 @@ class OracleScheduler:
                 self.models[m].margin_ns = margin_ns
             case GpuJoined(gpu=g, kind=kind):
                 self.gpus[g] = Gpu(kind)
+                self.kinds_seen.add(kind)
             case GpuLeft(gpu=g):
                 del self.gpus[g]
             case GpuDrained(gpu=g):
@@ -471,7 +475,8 @@ class OracleScheduler:
 
     def match_one(self, set_aside: set[tuple[int, int]]) -> bool:
         """Dispatch, shed or set aside once; return False if no candidate has a GPU on which it may start."""
-        found = [c for c in self.candidates() if self.gpus_open_to(c) and (c.model, c.kind) not in set_aside]
+        open_ = [c for c in self.candidates() if self.gpus_open_to(c) and (c.model, c.kind) not in set_aside]
+        found = [c for c in open_ if not self.early or self.is_full() or not self.waits_for_faster(c)]
         schedulable = next((c for c in found if c.schedulable), None)
         confined = next((c for c in found if c.confined), None)
         candidate = schedulable or confined
@@ -515,6 +520,12 @@ class OracleScheduler:
         if candidate.schedulable or self.in_use_count() < self.active_count():
             return gpus
         return [g for g in gpus if not self.is_idle(self.gpus[g])]
+
+    def waits_for_faster(self, candidate: Candidate) -> bool:
+        """Return whether a GPU of a faster kind with the model is idle."""
+        m = candidate.model
+        faster = [kind for kind in self.kinds(m) if self.latency(m, kind, 1) < self.latency(m, candidate.kind, 1)]
+        return any(self.is_idle(self.gpus[g]) for kind in faster for g in self.gpus_for(m, kind))
 
     def due_now(self, candidate: Candidate) -> int:
         """Return D(b) of the batch that it would be now."""
@@ -574,20 +585,27 @@ class OracleScheduler:
         for m, work in works.items():
             self.models[m].share = work / total if total != 0 else 1 / len(works)
         self.asked = total / self.epoch_ns
+        self.speeds = dict.fromkeys(range(KIND_COUNT_MAX), 0.0)
+        for m in sorted(self.models):
+            gpus, speed = self.gpus_and_speed(m, sizes)
+            for kind in self.kinds(m) if speed > 0 else ():
+                t = sizes[m, kind]
+                self.speeds[kind] += self.models[m].share * gpus / speed * (t / self.latency(m, kind, t))
 
     def work(self, m: int, sizes: dict[tuple[int, int], int]) -> float:
         """Return the GPU time that a model's arrivals of one epoch ask for, in nanoseconds."""
-        model = self.models[m]
-        kinds = self.kinds(m)
-        if not kinds:
-            return 0.0
+        gpus, speed = self.gpus_and_speed(m, sizes)
+        return self.models[m].rate * gpus / speed if gpus else 0.0
+
+    def gpus_and_speed(self, m: int, sizes: dict[tuple[int, int], int]) -> tuple[float, float]:
+        """Return how many GPUs hold the model, and how many requests per nanosecond they run together."""
         gpus = speed = 0.0
-        for kind in kinds:
+        for kind in self.kinds(m):
             count = float(sum(gpu.kind == kind and m in gpu.models for gpu in self.gpus.values()))
             t = sizes[m, kind]
             gpus += count
             speed += count * t / self.latency(m, kind, t)
-        return model.rate * gpus / speed
+        return gpus, speed
 
     def is_wasteful(self, m: int, kind: int, b: int) -> bool:
         """Return whether a batch of b is below the target, and too inefficient for what the arrivals ask for."""
@@ -603,7 +621,14 @@ class OracleScheduler:
         """Return A: how many GPUs the load asks for, all of them if bursts cost requests."""
         if self.is_bursty():
             return self.undrained_count()
-        return min(self.undrained_count(), math.ceil(self.asked + 0.5))
+        if len(self.kinds_seen) <= 1:
+            return min(self.undrained_count(), math.ceil(self.asked + 0.5))
+        carried, count = 0.0, 0
+        for _, gpu in sorted(self.gpus.items()):
+            if not gpu.drained and carried < self.asked + 0.5:
+                carried += self.speeds.get(gpu.kind, 0.0)
+                count += 1
+        return count
 
     def is_bursty(self) -> bool:
         return self.drops[0] > 0.001 * self.arrivals[0] and self.asked < 0.85 * self.undrained_count()
@@ -635,7 +660,7 @@ class OracleScheduler:
         return {(m, kind): self.work_size(m, kind) for m in self.models for kind in self.kinds(m)}
 
     def work_size(self, m: int, kind: int) -> int:
-        """Return the target, or what a model with less than a GPU's demand gathers until its last call if that is more."""
+        """Return the target, or what a model with less than a GPU's demand gathers until its last call."""
         model = self.models[m]
         target = self.target_batch_size(m, kind)
         gpu_share = self.gpu_share(m)

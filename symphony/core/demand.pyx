@@ -73,30 +73,71 @@ cdef class Demand(State):
                 else:
                     self.models[i].share = 1.0 / <double>self.model_count
         self.gpus_asked = total / <double>self.epoch_ns
+        self.measure_speeds()
         self.targets_dirty = True
 
-    cdef double work(self, int32_t model) noexcept nogil:
-        """Return the GPU time that one epoch's arrivals ask for, at the targets, over the GPUs that hold the model."""
-        cdef Model* m = &self.models[model]
-        cdef uint8_t kinds = m.kind_mask
+    cdef void measure_speeds(self) noexcept nogil:
+        """Set how much faster than average each kind of GPU is for the present demand, by the models' shares of it."""
+        cdef uint8_t kinds
         cdef double gpus = 0.0
+        cdef double speed
+        cdef int32_t i, kind, pair
+        for kind in range(KIND_COUNT):
+            self.kind_speed[kind] = 0.0
+        for i in range(self.model_count_max):
+            if not self.models[i].exists:
+                continue
+            speed = self.speed_of_all(i, &gpus)
+            kinds = self.models[i].kind_mask if speed > 0.0 else 0
+            while kinds != 0:
+                kind = first_level(kinds)
+                kinds &= kinds - 1
+                pair = i * KIND_COUNT + kind
+                self.kind_speed[kind] += self.models[i].share * gpus / speed * (
+                    <double>self.pairs[pair].work_size / <double>self.pairs[pair].latency[self.pairs[pair].work_size])
+
+    cdef double speed_of_all(self, int32_t model, double* gpus) noexcept nogil:
+        """Return how many requests per nanosecond the GPUs that hold the model run together, and how many these are."""
+        cdef uint8_t kinds = self.models[model].kind_mask
         cdef double speed = 0.0
-        cdef double size
         cdef int32_t pair
+        gpus[0] = 0.0
         while kinds != 0:
             pair = model * KIND_COUNT + first_level(kinds)
             kinds &= kinds - 1
-            size = <double>self.pairs[pair].work_size
-            gpus += <double>self.pairs[pair].resident_count
-            speed += <double>self.pairs[pair].resident_count * size / <double>self.pairs[pair].latency[self.pairs[pair].work_size]
-        return m.rate * gpus / speed if gpus > 0.0 else 0.0
+            gpus[0] += <double>self.pairs[pair].resident_count
+            speed += (<double>self.pairs[pair].resident_count * <double>self.pairs[pair].work_size
+                      / <double>self.pairs[pair].latency[self.pairs[pair].work_size])
+        return speed
+
+    cdef int32_t active_set(self) noexcept nogil:
+        """Return how many GPUs, those with the lowest ids, carry the load; with kinds that differ, by their speeds."""
+        cdef double carried = 0.0
+        cdef int32_t count = 0
+        cdef size_t i
+        if self.kinds_seen & (self.kinds_seen - 1) == 0:
+            return active_set_size(self.gpus_asked, self.usable_count)
+        for i in range(self.gpus.size()):
+            if not self.gpus[i].is_joined or self.gpus[i].is_drained:
+                continue
+            if carried >= self.gpus_asked + 0.5:
+                break
+            carried += self.kind_speed[self.gpus[i].kind]
+            count += 1
+        return count
+
+    cdef double work(self, int32_t model) noexcept nogil:
+        """Return the GPU time that one epoch's arrivals ask for, at the targets, over the GPUs that hold the model."""
+        cdef double gpus = 0.0
+        cdef double speed = self.speed_of_all(model, &gpus)
+        return self.models[model].rate * gpus / speed if gpus > 0.0 else 0.0
 
     cdef void measure_targets(self) noexcept nogil:
         cdef int32_t i
         cdef cbool was_full = self.active_count >= self.usable_count
         self.targets_dirty = False
         self.is_bursty = has_bursts(self.drop_rate, self.arrival_rate, self.gpus_asked, <double>self.usable_count)
-        self.active_count = self.usable_count if self.is_bursty else active_set_size(self.gpus_asked, self.usable_count)
+        self.active_count = self.usable_count if self.is_bursty else self.active_set()
         for i in range(self.model_count_max):
             if self.models[i].exists:
                 self.measure_target(i)

@@ -5,6 +5,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from libcpp cimport bool as cbool
+from libcpp.vector cimport vector
 
 from symphony.core.containers cimport Bitmap
 from symphony.core.state cimport DropReason
@@ -32,5 +33,7 @@ cdef class Engine(Windows):
     cdef cbool may_open(self, cbool is_confined) noexcept nogil
     cdef Bitmap* pool(self, int32_t kind, cbool is_confined) noexcept nogil
     cdef void set_aside(self, int32_t model, int32_t kind) noexcept nogil
+    cdef cbool waits_for_faster(self, int32_t model, int32_t kind) noexcept nogil
+    cdef void take_back(self, vector[int32_t]* pairs) noexcept nogil
     cdef cbool shed_one(self, int32_t model, int32_t kind, int32_t count) noexcept nogil
     cdef void dispatch(self, int32_t model, int32_t gpu, int32_t count, int64_t start) noexcept nogil

@@ -283,10 +283,10 @@ cdef class Engine(Windows):
         cdef int32_t kind, model, count, gpu
         cdef int32_t other, other_kind, other_count
         cdef int64_t start
-        cdef size_t i
         cdef cbool is_confined
         cdef cbool has_aside = False
         self.aside.clear()
+        self.held_back.clear()
         self.is_settled = True
         while True:
             is_confined = False
@@ -322,8 +322,16 @@ cdef class Engine(Windows):
                 self.refresh(model)
             else:
                 self.dispatch(model, gpu, count, start)
-        for i in range(self.aside.size()):
-            self.place(self.aside[i] // KIND_COUNT, self.aside[i] % KIND_COUNT)
+                self.take_back(&self.held_back)
+        self.take_back(&self.held_back)
+        self.take_back(&self.aside)
+
+    cdef void take_back(self, vector[int32_t]* pairs) noexcept nogil:
+        """Place the candidates of these pairs again."""
+        cdef size_t i
+        for i in range(pairs[0].size()):
+            self.place(pairs[0][i] // KIND_COUNT, pairs[0][i] % KIND_COUNT)
+        pairs[0].clear()
 
     cdef int32_t most_urgent(self, cbool is_confined, int32_t* best_kind, int32_t* best_count) noexcept nogil:
         """Return the model of the most urgent candidate that has a GPU to start on; -1 if there is none.
@@ -349,6 +357,10 @@ cdef class Engine(Windows):
                 model = <int32_t>heap.top()
                 if pool.first_common(self.resident[model]) < 0:
                     self.set_aside(model, kind)
+                    continue
+                if self.early and self.active_count < self.usable_count and self.waits_for_faster(model, kind):
+                    self.held_back.push_back(model * KIND_COUNT + kind)
+                    self.unplace(model, kind)
                     continue
                 count = self.fit(model, kind, self.now_ns + self.control_ns)
                 if count == 0:
@@ -382,6 +394,18 @@ cdef class Engine(Windows):
     cdef Bitmap* pool(self, int32_t kind, cbool is_confined) noexcept nogil:
         """Return the GPUs of one kind on which such a candidate may start."""
         return &self.available[kind] if self.may_open(is_confined) else &self.ahead[kind]
+
+    cdef cbool waits_for_faster(self, int32_t model, int32_t kind) noexcept nogil:
+        """Return whether a GPU of a faster kind with the model is idle: the batch can still wait for its window there."""
+        cdef uint8_t kinds = self.models[model].kind_mask
+        cdef int32_t other
+        while kinds != 0:
+            other = first_level(kinds)
+            kinds &= kinds - 1
+            if (self.pairs[model * KIND_COUNT + other].latency[1] < self.pairs[model * KIND_COUNT + kind].latency[1]
+                    and self.idle[other].first_common(self.resident[model]) >= 0):
+                return True
+        return False
 
     cdef void set_aside(self, int32_t model, int32_t kind) noexcept nogil:
         cdef int32_t pair = model * KIND_COUNT + kind

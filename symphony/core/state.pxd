@@ -177,6 +177,7 @@ cdef class State:
     cdef IndexedHeap hopeless                   # model by the first instant a request of it is hopeless
     cdef IndexedHeap gpu_turns                  # GPU by the instant its availability changes by itself
     cdef vector[int32_t] aside                  # (model, kind) set aside in this step
+    cdef vector[int32_t] held_back              # (model, kind) pairs that wait for an idle GPU of a faster kind
     cdef uint64_t step_count
     cdef cbool is_settled                       # no candidate was set aside before the step's last decision
 
@@ -185,6 +186,7 @@ cdef class State:
     cdef cbool has_epoch
     cdef cbool targets_dirty
     cdef readonly double gpus_asked             # GPUs' time that arrivals ask for at their target batch sizes
+    cdef double kind_speed[KIND_COUNT]          # of a GPU, where the demand is on average 1
     cdef int32_t active_count                   # GPUs that the load asks for: the size of the active set
     cdef double arrival_count                   # of all models, in the current epoch
     cdef double arrival_rate                    # per epoch, halved each epoch
