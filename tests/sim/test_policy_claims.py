@@ -53,6 +53,20 @@ def test_many_unlike_models_neither_fill_the_pool_nor_cost_each_other_requests()
     assert np.mean([report.busy_share for report in reports]) < 0.87
 
 
+def test_slower_gpus_stay_idle_while_the_faster_carry_the_load() -> None:
+    """Four fast GPUs and four that take twice as long, at 40 % of what all of them carry."""
+    tables = {
+        kind: tuple(ms_to_ns(factor * (0.5 * size + 2.5)) for size in range(1, 129))
+        for kind, factor in (("fast", 1.0), ("slow", 2.0))
+    }
+    both = SimulatedModel("m", 60 * NS_PER_MS, 4200.0, tables)
+    workload = Workload((both,), (SimulatedGpus("fast", 4), SimulatedGpus("slow", 4)), duration_ns=4 * NS_PER_S)
+    for seed in (1, 2):
+        report = report_on(simulate(workload, seed=seed))
+        assert report.good_share > 0.999
+        assert report.gpus_in_use <= 3
+
+
 BURSTS = {
     "one model": ((model("m", 1.053, 5.072, 25, 4000),), 8),
     "twenty like models": ((model("m", 1.053, 5.072, 100, 5000, copies=20),), 8),
