@@ -425,11 +425,17 @@ class OracleScheduler:
         if self.policy == "deferred":
             latency = self.latency(m, kind, b)
             latest = due_ns - latency - self.control_ns
+            may_wait = self.early and not self.is_full()
+            last_call = self.latest(m, kind, n - n // 10) - self.window_ns // 2 if n <= model.batch_size_max else 0
             if not b == n < model.batch_size_max:
+                is_nearly_whole = b >= n - n // 10 and n <= model.batch_size_max and b < model.batch_size_max
+                if may_wait and is_nearly_whole and last_call > self.now_ns:
+                    return Candidate(latest, m, kind, False, True, last_call)
                 return Candidate(latest, m, kind, True, False, self.now_ns)
             frontrun = due_ns - max(self.latency(m, kind, b + 1), latency + self.window_ns) - self.control_ns
             is_confined = frontrun <= self.now_ns or (self.early and b >= self.early_size(m, kind))
-            last_call = latest - self.window_ns // 2 if self.early and not self.is_full() else frontrun
+            if not may_wait:
+                last_call = frontrun
             if last_call <= self.now_ns:
                 return Candidate(latest, m, kind, True, False, self.now_ns)
             return Candidate(latest, m, kind, False, is_confined, last_call if is_confined else frontrun)
@@ -439,6 +445,10 @@ class OracleScheduler:
         end_of_delay = arrived_ns + model.delay_ns
         schedulable = n >= model.batch_size_preferred or self.now_ns >= end_of_delay
         return Candidate(arrived_ns, m, kind, schedulable, False, end_of_delay)
+
+    def latest(self, m: int, kind: int, b: int) -> int:
+        """Return the latest start of the first b requests."""
+        return self.due(m, self.queue(m), b) - self.latency(m, kind, b) - self.control_ns
 
     def candidates(self) -> list[Candidate]:
         """Return every candidate, the one that goes first in front."""

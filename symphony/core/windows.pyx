@@ -41,6 +41,8 @@ cdef class Windows(Demand):
             return
         may_grow = self.policy == POLICY_DEFERRED and <uint32_t>count == m.live_count and count < m.batch_size_max
         window.confined_ns = window.ready_ns = INT64_MIN
+        if not may_grow and self.is_nearly_whole(model, count):
+            window.ready_ns = self.last_call(model, kind, <int32_t>m.live_count)
         if may_grow or (self.policy == POLICY_TIMEOUT and m.live_count < <uint32_t>m.preferred):
             window = self.window(model, kind, count)
         if window.ready_ns <= self.now_ns:
@@ -52,7 +54,9 @@ cdef class Windows(Demand):
             self.set_quiet(model, kind, later if later < m.batch_size_max else INT32_MAX)
             return
         self.schedulable[kind].remove(model)
-        if not may_grow:
+        if self.policy == POLICY_DEFERRED and not may_grow:
+            later = <int32_t>m.live_count
+        elif not may_grow:
             later = m.preferred - 1
         elif window.confined_ns <= self.now_ns:
             later = self.foreseen(model, kind, count, m.batch_size_max - 1, window)
@@ -81,8 +85,18 @@ cdef class Windows(Demand):
             if count >= self.pairs[pair].early_size:
                 window.confined_ns = INT64_MIN
             if self.active_count < self.usable_count:
-                window.ready_ns = self.urgency(model, kind, count) - self.window_ns // 2
+                window.ready_ns = self.last_call(model, kind, count)
         return window
+
+    cdef cbool is_nearly_whole(self, int32_t model, int32_t count) noexcept nogil:
+        """Return whether such a batch leaves so few of its model's requests out that it need not open a further GPU yet."""
+        cdef int32_t live = <int32_t>self.models[model].live_count
+        return (self.policy == POLICY_DEFERRED and self.early and self.active_count < self.usable_count
+                and live <= self.models[model].batch_size_max and count < self.models[model].batch_size_max and count >= live - live // 10)
+
+    cdef int64_t last_call(self, int32_t model, int32_t kind, int32_t live) noexcept nogil:
+        """Return when a further GPU is opened for a model's requests: a batch of nine in ten of them would else be late."""
+        return self.urgency(model, kind, live - live // 10) - self.window_ns // 2
 
     cdef int32_t foreseen(self, int32_t model, int32_t kind, int32_t count, int32_t most, Window& window) noexcept nogil:
         """Return the live count to expect when the candidate must be looked at again, and its window then.
