@@ -14,8 +14,9 @@ class NodeConfig:
 
     `cpu_thread_count` 0 shares out all cores but one. `control_us`: from a decision to the earliest start of its batch.
     `lead_us`: how long before a GPU is predicted free its next batch is decided. `window_us`: least width of a
-    schedulable window (timers are late). `reply_margin_ms`: least time kept free between a batch's end and its
-    deadlines. `timeout_delay_ms` and `timeout_batch_size` (0: the model's largest) serve the policy "timeout".
+    schedulable window (timers are late). `poll_s`: how often the repository is looked at for changes; 0: never.
+    `reply_margin_ms`: least time kept free between a batch's end and its deadlines. `timeout_delay_ms` and
+    `timeout_batch_size` (0: the model's largest) serve the policy "timeout".
     """
 
     host: str = "127.0.0.1"
@@ -29,6 +30,7 @@ class NodeConfig:
     timeout_ms_max: float = 600_000.0
     drain_timeout_s: float = 30.0
     profile_budget_s: float = 20.0
+    poll_s: float = 0.0
     control_us: float = 300.0
     lead_us: float = 1_000.0
     window_us: float = 4_000.0

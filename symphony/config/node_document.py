@@ -31,6 +31,7 @@ class NodeDocument(Document):
     timeout_ms_max: Number = Field(default=_DEFAULT.timeout_ms_max, ge=1.0, le=3_600_000.0)
     drain_timeout_s: Number = Field(default=_DEFAULT.drain_timeout_s, ge=0.0, le=3_600.0)
     profile_budget_s: Number = Field(default=_DEFAULT.profile_budget_s, ge=0.1, le=3_600.0)
+    poll_s: Number = Field(default=_DEFAULT.poll_s, ge=0.0, le=86_400.0)
     control_us: Number = Field(default=_DEFAULT.control_us, ge=0.0, le=1e6)
     lead_us: Number = Field(default=_DEFAULT.lead_us, ge=0.0, le=1e6)
     window_us: Number = Field(default=_DEFAULT.window_us, ge=0.0, le=1e6)

@@ -32,6 +32,7 @@ from symphony.server.build import build_info
 from symphony.server.door import Doors
 from symphony.server.loading import load_model, profile_key
 from symphony.server.served import ModelEntry
+from symphony.server.watching import RepositoryWatch
 from symphony.units import NS_PER_S, ms_to_ns, us_to_ns
 
 _log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class Node:
         """When what is being read arrived: the deadline of a request counts from there."""
         self._thread = threading.Thread(target=self._run_loop, name="schedule", daemon=True)
         self._watch: asyncio.Task[None] | None = None
+        self._polling: asyncio.Task[None] | None = None
 
     # ---- life --------------------------------------------------------------------------------------------------
 
@@ -112,6 +114,9 @@ class Node:
             self._workers.append(self._make_worker(gpu, device))
             self.loop.gpu_joined(gpu, self._kinds[profile_key(device)])
         self._watch = asyncio.create_task(self._watch_workers())
+        if self.config.poll_s > 0:
+            watch = await asyncio.to_thread(RepositoryWatch, self._repository)
+            self._polling = asyncio.create_task(self._poll(watch))
         for found in await asyncio.to_thread(self._repository.scan):
             if isinstance(found[1], ConfigError):
                 _log.error("%s", found[1])
@@ -130,8 +135,9 @@ class Node:
     async def stop(self) -> None:
         """End the threads; requests still inside fail, and say that the node stopped."""
         self._is_stopped = True
-        if self._watch is not None:
-            self._watch.cancel()
+        for task in (self._watch, self._polling):
+            if task is not None:
+                task.cancel()
         self._loader.shutdown(wait=False, cancel_futures=True)
         self._asyncio.remove_reader(self.loop.outcome_fd)
         self._is_draining = True
@@ -303,6 +309,30 @@ class Node:
             _log.info('model "%s" version %s is ready', config.name, config.version)
             return entry
 
+    async def _poll(self, watch: RepositoryWatch) -> None:
+        """Follow the changes of the repository's folder: load what came or changed, unload what went."""
+        while True:
+            await asyncio.sleep(self.config.poll_s)
+            served = {key: entry.folder for key, entry in self._entries.items() if entry.state == "READY"}
+            try:
+                changes = await asyncio.to_thread(watch.look, served)
+            except ConfigError as error:
+                _log.error("%s; what is loaded is served on", error)
+                continue
+            for fault in changes.faults:
+                _log.error("%s; what is loaded is served on", fault)
+            for config, folder in changes.to_load:
+                try:
+                    await self._load(config, folder)
+                except SymphonyError as error:
+                    _log.error('model "%s" version %s cannot be loaded: %s', config.name, config.version, error)
+            for key in changes.to_unload:
+                async with self._changes:
+                    entry = self._entries.get(key)
+                    if entry is not None and entry.state == "READY":
+                        _log.info('model "%s" version %s left the repository', *key)
+                        await self._retire(entry, "it left the repository")
+
     def _load_blocking(self, entry: ModelEntry) -> tuple[dict[str, LoadedModel], dict[str, LatencyProfile]]:
         """Load on every device that the model may use. Runs in the loader thread."""
         config = entry.config
@@ -327,8 +357,12 @@ class Node:
         config = entry.config
         self._entries[(config.name, config.version)] = entry
         self._by_index[entry.index] = entry
-        versions = [other for (name, _), other in self._entries.items() if name == config.name]
-        self._latest[config.name] = max(versions, key=lambda other: (other.state == "READY", int(other.config.version)))
+        self._choose_latest(config.name)
+
+    def _choose_latest(self, name: str) -> None:
+        """Let requests that name no version go to the highest that is ready, else to the highest."""
+        versions = [entry for (known, _), entry in self._entries.items() if known == name]
+        self._latest[name] = max(versions, key=lambda entry: (entry.state == "READY", int(entry.config.version)))
 
     def _serve(self, entry: ModelEntry, loaded: dict[str, LoadedModel]) -> None:
         """Tell the loop and the workers of a loaded model; requests are taken from now on."""
@@ -360,6 +394,7 @@ class Node:
         """Take a model out of service once its accepted requests have ended."""
         was_ready = entry.state == "READY"
         entry.state, entry.reason = "UNAVAILABLE", reason
+        self._choose_latest(entry.config.name)
         if not was_ready:
             return
         # Cancelled requests are no longer in flight, but their batch may be.

@@ -61,6 +61,7 @@ def test_flag_goes_before_the_file_and_is_checked_alike() -> None:
         ("timeout_ms_max", 1.0, 3_600_000.0),
         ("drain_timeout_s", 0.0, 3_600.0),
         ("profile_budget_s", 0.1, 3_600.0),
+        ("poll_s", 0.0, 86_400.0),
         ("control_us", 0.0, 1e6),
         ("lead_us", 0.0, 1e6),
         ("window_us", 0.0, 1e6),
