@@ -14,7 +14,7 @@ BIN := $(CURDIR)/.venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 SOURCES := $(shell find symphony csrc -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
-WEIGHTS := examples/models/digits/model.safetensors examples/models/digits_export/model.pt2
+WEIGHTS := $(addprefix examples/models/,digits/model.safetensors digits_export/model.pt2 digits_png/model.pt2)
 TREE = $$(git ls-files --cached --others --exclude-standard) $(WEIGHTS)
 
 .PHONY: help serve demo test test-fast lint format debug sanitize bench-smoke paper wheel clean

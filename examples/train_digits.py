@@ -3,8 +3,8 @@
 Takes a few seconds on a CPU and always gives the same network, to the digits that the README shows, on any processor
 with AVX2 and any number of threads: the data set is inside scikit-learn, the split and the seed are fixed. It trains in
 double precision: in single precision, the order in which a processor adds is enough to make two machines' networks
-differ in the first digit. Writes `digits/model.safetensors` (format `python`) and `digits_export/model.pt2` (the same
-network for format `torch_export`).
+differ in the first digit. Writes `digits/model.safetensors` (format `python`), `digits_export/model.pt2` (the same
+network for format `torch_export`) and `digits_png/model.pt2` (the same behind a decoder of pictures).
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def main() -> None:
     reached = accuracy(network, held_out_images, held_out_labels)
     print(f"digits: {reached:.1%} of {len(held_out_labels)} held-out images right (seed {SEED})")
     save_file(network.state_dict(), MODELS / "digits" / "model.safetensors")
-    export(network, MODELS / "digits_export" / "model.pt2")
+    for name in ("digits_export", "digits_png"):
+        export(network, MODELS / name / "model.pt2")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def profile_command(
             raise ConfigError(f"cannot write {file}: its folder does not exist; make it first")
     if plot_file is not None:
         _load_plotting()  # before a minute is spent on measuring
-    config = read_model_config(folder, folder)
+    config = read_model_config(folder, folder).network
     saved: Path | None = None
     if config.format == "emulated":
         if device_text not in (None, "emulated"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Scalar = str | int | float | bool
 
@@ -57,6 +57,20 @@ class ExecutionSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessingSpec:
+    """What is done to one request before and after its batch, in a pool of `worker_count` "threads" or "processes".
+
+    `inputs` and `outputs` are the network's, of one request, where they differ from the model's: empty, they do not.
+    """
+
+    entry: str
+    kind: str = "threads"
+    worker_count: int = 2
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """One version of one model; docs/models.md explains each key with its unit and limits."""
 
@@ -75,4 +89,13 @@ class ModelConfig:
     run_timeout_ms: float = 10_000.0
     parameters: Mapping[str, Scalar] = field(default_factory=dict)
     execution: ExecutionSpec = ExecutionSpec()
+    processing: ProcessingSpec | None = None
     emulated: EmulatedSpec | None = None
+
+    @property
+    def network(self) -> ModelConfig:
+        """Return the model as its devices see it: between preprocessing and postprocessing."""
+        if self.processing is None:
+            return self
+        inputs, outputs = self.processing.inputs or self.inputs, self.processing.outputs or self.outputs
+        return replace(self, inputs=inputs, outputs=outputs, processing=None)

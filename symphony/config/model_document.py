@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
 
 from symphony.config.document import Document, read_document, shown
-from symphony.config.model import EmulatedSpec, ExecutionSpec, ModelConfig, Scalar, TensorSpec
+from symphony.config.model import EmulatedSpec, ExecutionSpec, ModelConfig, ProcessingSpec, Scalar, TensorSpec
 
 DATATYPES = [
     *("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"),
@@ -23,6 +23,7 @@ DIMENSION_COUNT_MAX = 8
 ELEMENT_COUNT_MAX = 1 << 28
 ENTRY_CHARS_MAX = 512
 PARAMETER_COUNT_MAX = 256
+WORKER_COUNT_MAX = 256
 FAULT_PERIOD_MAX = 1 << 31
 VERSION_CHARS_MAX = 18
 NAMES_TAKEN = ("stats",)
@@ -124,6 +125,28 @@ class ExecutionDocument(Document):
     cuda_graphs: bool = True
 
 
+class ProcessingDocument(Document):
+    """The `[processing]` table."""
+
+    entry: str = Field(min_length=1, max_length=ENTRY_CHARS_MAX)
+    kind: Literal["threads", "processes"] = "threads"
+    worker_count: int = Field(default=2, ge=1, le=WORKER_COUNT_MAX)
+    inputs: list[TensorDocument] = Field(default=[], max_length=TENSOR_COUNT_MAX)
+    outputs: list[TensorDocument] = Field(default=[], max_length=TENSOR_COUNT_MAX)
+
+    @field_validator("entry")
+    @classmethod
+    def _is_python(cls, value: str) -> str:
+        if not _names_python(value):
+            raise ValueError("it must be 'file.py:Class', the file in the model's folder, or 'package.module:Class'")
+        return value
+
+    @field_validator("inputs", "outputs")
+    @classmethod
+    def _unique(cls, tensors: list[TensorDocument]) -> list[TensorDocument]:
+        return _with_names_that_differ(tensors)
+
+
 class ModelDocument(Document):
     """A whole model.toml."""
 
@@ -144,6 +167,7 @@ class ModelDocument(Document):
         default_factory=dict, max_length=PARAMETER_COUNT_MAX
     )
     execution: ExecutionDocument = ExecutionDocument()
+    processing: ProcessingDocument | None = None
     emulated: EmulatedDocument | None = None
 
     @field_validator("name")
@@ -177,11 +201,7 @@ class ModelDocument(Document):
     @field_validator("inputs", "outputs")
     @classmethod
     def _unique(cls, tensors: list[TensorDocument]) -> list[TensorDocument]:
-        names = [tensor.name for tensor in tensors]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"name {name!r} stands twice: tensor names must differ; rename one")
-        return tensors
+        return _with_names_that_differ(tensors)
 
     @classmethod
     def cross_faults(cls, raw: Mapping[str, Any]) -> list[str]:
@@ -204,6 +224,19 @@ class ModelDocument(Document):
             )
         faults += _execution_faults(str(form), raw.get("execution"))
         return faults + _entry_faults(str(form), raw.get("entry", ""))
+
+
+def _with_names_that_differ(tensors: list[TensorDocument]) -> list[TensorDocument]:
+    names = [tensor.name for tensor in tensors]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"name {name!r} stands twice: tensor names must differ; rename one")
+    return tensors
+
+
+def _names_python(entry: str) -> bool:
+    pattern = _FILE_ENTRY if ".py:" in entry else _PACKAGE_ENTRY
+    return bool(pattern.fullmatch(entry)) and ".." not in entry
 
 
 def _emulated_faults(raw: Mapping[str, Any]) -> list[str]:
@@ -274,12 +307,19 @@ def parse_model_config(text: str, file: str) -> ModelConfig:
         run_timeout_ms=document.run_timeout_ms,
         parameters=document.parameters,
         execution=ExecutionSpec(**document.execution.model_dump()),
+        processing=None if document.processing is None else _processing(document.processing),
         emulated=None if emulated is None else _emulated(emulated),
     )
 
 
 def _specs(tensors: list[TensorDocument]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(one.name, one.datatype, tuple(one.shape), one.allow_nan) for one in tensors)
+
+
+def _processing(document: ProcessingDocument) -> ProcessingSpec:
+    return ProcessingSpec(
+        document.entry, document.kind, document.worker_count, _specs(document.inputs), _specs(document.outputs)
+    )
 
 
 def _emulated(document: EmulatedDocument) -> EmulatedSpec:

@@ -18,7 +18,8 @@ class PendingRequest:
 
     `inputs` maps a tensor's name to an array of one request's shape (no batch dimension; `BYTES` is an object array of
     bytes). Times are integer nanoseconds of the monotonic clock. `on_done(self)` is called exactly once, on the
-    asyncio thread, with either `outputs` or `error` set; never after a cancellation.
+    asyncio thread, with either `outputs` or `error` set; never after a cancellation. `is_queued`: the scheduling loop
+    knows it; before that it may be preprocessed, afterwards postprocessed.
     """
 
     __slots__ = (
@@ -29,6 +30,7 @@ class PendingRequest:
         "finished_ns",
         "id",
         "inputs",
+        "is_queued",
         "model",
         "on_done",
         "outputs",
@@ -46,6 +48,7 @@ class PendingRequest:
         on_done: Callable[[PendingRequest], None],
     ) -> None:
         self.id = -1
+        self.is_queued = False
         self.model = model
         self.inputs = inputs
         self.arrived_ns = arrived_ns

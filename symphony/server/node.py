@@ -13,16 +13,19 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from symphony.config import ModelConfig, NodeConfig
 from symphony.driver.requests import PendingRequest
 from symphony.driver.table import RequestTable
 from symphony.errors import ConfigError, Reason, SymphonyError
 from symphony.execution.devices import Device, DeviceLostError, Fault, LoadedModel, make_devices
+from symphony.execution.processing import ProcessingPool
 from symphony.execution.repository import Repository
 from symphony.execution.staging import Stager, make_ring
-from symphony.execution.worker import Batch, Worker, split_outputs
+from symphony.execution.worker import Batch, Plan, Worker, split_outputs
 from symphony.ingress.arrival_clock import ArrivalClock
 from symphony.ingress.service import Health, unknown_model
 from symphony.loop import SchedulingLoop
@@ -31,6 +34,7 @@ from symphony.profiles import LatencyProfile
 from symphony.server.build import build_info
 from symphony.server.door import Doors
 from symphony.server.loading import load_model, profile_key
+from symphony.server.processor import Overdue, Processor
 from symphony.server.served import ModelEntry
 from symphony.server.watching import RepositoryWatch
 from symphony.units import NS_PER_S, ms_to_ns, us_to_ns
@@ -203,11 +207,19 @@ class Node:
                 model=entry.config.name,
                 retry_after_s=entry.retry_after_s(),
             )
-        if entry.ring is not None:
-            self._stager.submit(entry.ring, request)
         entry.held_count += 1
         entry.door.accepted_count += 1
         entry.stats.request_accepted()
+        if entry.processor is not None and "preprocess" in entry.processor.steps:
+            entry.processor.begin(request, "preprocess", request.inputs, partial(self._preprocessed, entry, request))
+        else:
+            self._queue(entry, request)
+
+    def _queue(self, entry: ModelEntry, request: PendingRequest) -> None:
+        """Hand an accepted request to the scheduling loop."""
+        request.is_queued = True
+        if entry.ring is not None:
+            self._stager.submit(entry.ring, request)
         self.loop.queue_arrival(request.id, request.model, request.deadline_ns, request.priority)
         if not self._is_ring_due:
             # Once for all that this turn of the event loop reads: waking a thread costs more than scheduling a request.
@@ -225,7 +237,8 @@ class Node:
             return
         request.on_done = _forget
         self._by_index[request.model].stats.request_cancelled()
-        self.loop.request_cancelled(request.id)
+        if request.is_queued:
+            self.loop.request_cancelled(request.id)
 
     async def load(self, name: str) -> None:
         """Load (again) every version of `name` in the repository; the old one serves until the new one is ready."""
@@ -290,8 +303,10 @@ class Node:
             if not is_serving:
                 self._publish(entry)
             try:
-                loaded, profiles = await self._asyncio.run_in_executor(self._loader, self._load_blocking, entry)
+                loaded, profiles, pool = await self._asyncio.run_in_executor(self._loader, self._load_blocking, entry)
                 entry.profiles = profiles
+                if pool is not None:
+                    entry.processor = Processor(pool, config.run_timeout_ms)
                 fault = entry.describe_slo_fault()
                 if fault:
                     raise ConfigError(fault)
@@ -333,9 +348,11 @@ class Node:
                         _log.info('model "%s" version %s left the repository', *key)
                         await self._retire(entry, "it left the repository")
 
-    def _load_blocking(self, entry: ModelEntry) -> tuple[dict[str, LoadedModel], dict[str, LatencyProfile]]:
-        """Load on every device that the model may use. Runs in the loader thread."""
-        config = entry.config
+    def _load_blocking(
+        self, entry: ModelEntry
+    ) -> tuple[dict[str, LoadedModel], dict[str, LatencyProfile], ProcessingPool | None]:
+        """Load on every device that the model may use, and its processing. Runs in the loader thread."""
+        config = entry.config.network
         devices = [device for device in self._devices if device.kind in config.device_kinds]
         if not devices:
             raise ConfigError(
@@ -351,7 +368,8 @@ class Node:
         found = load_model(config, entry.folder, devices, self.config.profile_budget_s, progress)
         if any(device.kind == "cuda" for device in devices):
             entry.ring = make_ring(config)
-        return found
+        pool = ProcessingPool(entry.config, entry.folder) if entry.config.processing is not None else None
+        return *found, pool
 
     def _publish(self, entry: ModelEntry) -> None:
         config = entry.config
@@ -407,6 +425,9 @@ class Node:
         self._free_indices.append(entry.index)
         entry.index = NO_INDEX
         entry.ring = None
+        if entry.processor is not None:
+            entry.processor.close()
+            entry.processor = None
 
     # ---- outcomes ----------------------------------------------------------------------------------------------
 
@@ -445,7 +466,6 @@ class Node:
         if batch.outputs is None:
             self._fail(entry, requests, str(batch.error) or type(batch.error).__name__)
             return
-        entry.held_count -= len(requests) - len(batch.bad_rows)
         stats = entry.stats
         earliest_ns = min(request.deadline_ns for request in requests)
         stats.batch_finished(
@@ -458,29 +478,87 @@ class Node:
         if batch.bad_rows:
             bad = [requests[row] for row in batch.bad_rows]
             self._fail(entry, bad, "an output holds NaN or infinities, and model.toml allows none (allow_nan)")
-        release = self._table.release
+        processor = entry.processor
         for row, (request, outputs) in enumerate(
             zip(requests, split_outputs(batch.outputs, len(requests)), strict=True)
         ):
             if row in batch.bad_rows:
                 continue
-            release(request.id)
-            if request.on_done is _forget:
-                continue
             request.batch_size = len(requests)
             request.started_ns = batch.started_ns
             request.finished_ns = batch.finished_ns
-            request.outputs = outputs
-            stats.request_answered(
-                now_ns - request.arrived_ns, batch.started_ns - request.arrived_ns, now_ns > request.deadline_ns
-            )
-            request.on_done(request)
+            request.is_queued = False
+            if processor is not None and "postprocess" in processor.steps and request.on_done is not _forget:
+                processor.begin(request, "postprocess", outputs, partial(self._postprocessed, entry, request, plan))
+            else:
+                self._reply(entry, request, outputs, now_ns)
         answered_ns = time.monotonic_ns()
         self.arrival_clock.worked(now_ns, answered_ns)
+        if batch.fault is None:
+            self._note_overrun(entry, answered_ns - plan.finish_at_ns, answered_ns)
+
+    def _reply(self, entry: ModelEntry, request: PendingRequest, outputs: Any, now_ns: int) -> None:
+        """Give back what the request holds and complete it, if anybody still waits for it."""
+        self._table.release(request.id)
+        entry.held_count -= 1
+        if request.on_done is _forget:
+            return
+        request.outputs = outputs
+        entry.stats.request_answered(
+            now_ns - request.arrived_ns, request.started_ns - request.arrived_ns, now_ns > request.deadline_ns
+        )
+        request.on_done(request)
+
+    def _note_overrun(self, entry: ModelEntry, overrun_ns: int, now_ns: int) -> None:
+        """Learn how much later than predicted answers leave."""
         has_room = self.loop.gpus_asked < ROOM_SHARE * len(self._devices)
-        overrun_ns = answered_ns - plan.finish_at_ns
-        if batch.fault is None and entry.margin.observe(overrun_ns, answered_ns, has_room) and entry.state == "READY":
+        if entry.margin.observe(overrun_ns, now_ns, has_room) and entry.state == "READY":
             self.loop.margin_changed(entry.index, entry.margin.margin_ns)
+
+    # ---- processing --------------------------------------------------------------------------------------------
+
+    def _preprocessed(self, entry: ModelEntry, request: PendingRequest, inputs: Any, error: Exception | None) -> None:
+        if request.id < 0:
+            return  # the node stopped meanwhile
+        if error is not None:
+            self._processing_failed(entry, request, "preprocess", error)
+        elif request.on_done is _forget:
+            self._reply(entry, request, None, time.monotonic_ns())
+        else:
+            request.inputs = inputs
+            self._queue(entry, request)
+
+    def _postprocessed(
+        self, entry: ModelEntry, request: PendingRequest, plan: Plan, outputs: Any, error: Exception | None
+    ) -> None:
+        if request.id < 0:
+            return
+        if error is not None:
+            self._processing_failed(entry, request, "postprocess", error)
+            return
+        now_ns = time.monotonic_ns()
+        self._reply(entry, request, outputs, now_ns)
+        # What postprocessing takes must be free before the deadline, too.
+        self._note_overrun(entry, now_ns - plan.finish_at_ns, now_ns)
+
+    def _processing_failed(self, entry: ModelEntry, request: PendingRequest, step: str, error: Exception) -> None:
+        """Fail a request; a ValueError of preprocessing says that its inputs are bad."""
+        name = entry.config.name
+        self._table.release(request.id)
+        entry.held_count -= 1
+        if request.on_done is _forget:
+            return
+        reason, text = Reason.WORKER_FAILED, f'model "{name}": {step} failed: {type(error).__name__}: {error}'
+        if isinstance(error, Overdue):
+            reason, text = (
+                Reason.EXPIRED,
+                f'model "{name}": {error}; allow more time or more workers',
+            )
+        elif step == "preprocess" and isinstance(error, ValueError):
+            reason, text = Reason.BAD_INPUT, f'model "{name}": its inputs cannot be read: {error}'
+        entry.stats.request_failed(reason, time.monotonic_ns() - request.arrived_ns)
+        request.error = SymphonyError(reason, text, model=name)
+        request.on_done(request)
 
     def _note_fault(self, entry: ModelEntry, batch: Batch) -> None:
         """Count a batch that failed, remember a size that did not fit, and give up a device that is lost."""
@@ -538,6 +616,9 @@ class Node:
                 doors = [entry.door for entry in self._by_index.values()]
                 self._doors.look(doors, self.loop.gpus_asked, sum(not gpu.is_quarantined for gpu in self.stats.gpus))
                 now_ns = time.monotonic_ns()
+                for entry in list(self._by_index.values()):
+                    if entry.processor is not None:
+                        entry.processor.look(now_ns)
                 for worker in list(self._workers):
                     if worker.overdue(now_ns):
                         await self._replace(worker)
@@ -600,7 +681,7 @@ class Node:
     def _load_again(entry: ModelEntry, device: Device) -> LoadedModel:
         """Load a model as it was on the device before. Runs in the loader thread."""
         device.enter_thread()
-        fresh = device.load(entry.config, entry.folder)
+        fresh = device.load(entry.config.network, entry.folder)
         fresh.prepare(entry.profiles[profile_key(device)].buckets)
         return fresh
 

@@ -13,6 +13,7 @@ from symphony.metrics import ModelStats
 from symphony.profiles import LatencyProfile
 from symphony.server.door import Door
 from symphony.server.margin import MarginEstimator
+from symphony.server.processor import Processor
 from symphony.units import ms_to_ns, ns_to_ms
 
 MARGIN_SLO_SHARE_MAX = 0.2
@@ -48,6 +49,8 @@ class ModelEntry:
         """By profile key, the largest batch that fits the memory of such devices, where less than the largest does."""
         self.ring: StagingRing | None = None
         """Where its requests' inputs wait in pinned memory, if they are worth it."""
+        self.processor: Processor | None = None
+        """What preprocesses and postprocesses its requests, if it asks for that."""
         self.alone_ns = 0
         self.held_count = 0
         """Slots its requests hold: those in flight, and cancelled ones whose batch has not ended."""

@@ -21,6 +21,7 @@ from symphony.config.model_document import (
     EmulatedDocument,
     ExecutionDocument,
     ModelDocument,
+    ProcessingDocument,
     TensorDocument,
 )
 from symphony.errors import ConfigError
@@ -433,6 +434,7 @@ def test_page_explains_every_key_and_no_other() -> None:
         "## model.toml": ModelDocument,
         "### Inputs and outputs": TensorDocument,
         "### Execution": ExecutionDocument,
+        "### Processing": ProcessingDocument,
         "### Emulated models": EmulatedDocument,
     }
     for heading, schema in tables.items():

@@ -62,7 +62,12 @@ def test_empty_folder_has_no_models(tmp_path: Path) -> None:
 
 def test_examples_are_sound() -> None:
     """Those that `make serve` serves."""
-    assert models(EXAMPLES) == [("digits", "digits"), ("digits_export", "digits_export"), ("minilm", "minilm")]
+    assert models(EXAMPLES) == [
+        ("digits", "digits"),
+        ("digits_export", "digits_export"),
+        ("digits_png", "digits_png"),
+        ("minilm", "minilm"),
+    ]
 
 
 def test_each_scan_reads_anew(tmp_path: Path) -> None:

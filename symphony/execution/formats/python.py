@@ -26,12 +26,8 @@ from symphony.execution.formats.trouble import ModelLoadError, file_in
 
 def load_python(config: ModelConfig, folder: Path, torch_device: str) -> PythonModel:
     """Return the loaded model; whatever its code raises becomes a ModelLoadError that names the entry."""
-    where, name = config.entry.rsplit(":", 1)
     try:
-        module = _module_of_file(config, folder, where) if where.endswith(".py") else importlib.import_module(where)
-        if not hasattr(module, name):
-            raise ModelLoadError(f'model "{config.name}": {where} has no {name!r}; change entry in model.toml')
-        made = getattr(module, name)()
+        made = made_by_entry(config, config.entry, folder)
         load = getattr(made, "load", None)
         if load is not None:
             load(folder, torch.device(torch_device), dict(config.parameters))
@@ -52,6 +48,15 @@ def load_python(config: ModelConfig, folder: Path, torch_device: str) -> PythonM
     for network in modules:
         network.eval()
     return PythonModel(predict, getattr(made, "sample", None), modules)
+
+
+def made_by_entry(config: ModelConfig, entry: str, folder: Path) -> Any:
+    """Return what the class or function that `entry` names makes; raise ModelLoadError if there is none."""
+    where, name = entry.rsplit(":", 1)
+    module = _module_of_file(config, folder, where) if where.endswith(".py") else importlib.import_module(where)
+    if not hasattr(module, name):
+        raise ModelLoadError(f'model "{config.name}": {where} has no {name!r}; change entry in model.toml')
+    return getattr(module, name)()
 
 
 def _modules_of(made: object) -> list[torch.nn.Module]:
