@@ -372,7 +372,7 @@ async def test_a_thousand_loads_and_unloads_at_random_under_load(tmp_path: Path,
     root = tmp_path / "models"
     names = ("a", "b", "c")
     for name in names:
-        write_echo(root, name=name, slo_ms=200)
+        write_echo(root, name=name, slo_ms=2_000)
     async with run_node("2xemulated") as node:
         stop = asyncio.Event()
         seen: Counter[int] = Counter()
