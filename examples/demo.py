@@ -148,7 +148,7 @@ async def running_node(console: Console) -> AsyncIterator[tuple[str, list[Check]
             Path(sys.executable).with_name("symphony"), *arguments, stdout=log, stderr=log
         )
         try:
-            with console.status("starting a node: loading, warming up and profiling three models"):
+            with console.status("starting a node: loading, warming up and profiling the models"):
                 await wait_until_ready(url, node)
             yield url, checks
         except BaseException:
