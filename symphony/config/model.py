@@ -27,6 +27,8 @@ class EmulatedSpec:
 
     `jitter` is a standard deviation as a share of l(b). `*_every` inject a fault in each n-th batch (0: never);
     batches larger than `memory_size_max` run out of memory, and after `lost_after` batches the device is lost (0: not).
+    Batches grow longer by the share `drift` within `drift_s` seconds of the first, and by `slow_factor` on the device
+    with the index `slow_device` (-1: on none).
     """
 
     alpha_ms: float | None = None
@@ -40,6 +42,10 @@ class EmulatedSpec:
     nan_every: int = 0
     memory_size_max: int = 0
     lost_after: int = 0
+    drift: float = 0.0
+    drift_s: float = 60.0
+    slow_device: int = -1
+    slow_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

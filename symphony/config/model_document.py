@@ -97,6 +97,10 @@ class EmulatedDocument(Document):
     nan_every: int = Field(default=0, ge=0, le=FAULT_PERIOD_MAX)
     memory_size_max: int = Field(default=0, ge=0, le=BATCH_SIZE_LIMIT)
     lost_after: int = Field(default=0, ge=0, le=FAULT_PERIOD_MAX)
+    drift: Number = Field(default=0.0, ge=-0.9, le=10.0)
+    drift_s: Number = Field(default=60.0, ge=0.001, le=86_400.0)
+    slow_device: int = Field(default=-1, ge=-1, le=1 << 16)
+    slow_factor: Number = Field(default=1.0, ge=0.1, le=100.0)
 
     @model_validator(mode="after")
     def _one_profile(self) -> EmulatedDocument:

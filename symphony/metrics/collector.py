@@ -171,8 +171,18 @@ def _node_families(node: NodeStats) -> Iterator[Metric]:
         value=sum(not gpu.is_in_use and not gpu.is_quarantined for gpu in node.gpus),
     )
     yield GaugeMetricFamily(
-        "symphony_gpus_quarantined", "GPUs that get no batch because one failed to return.", value=quarantined
+        "symphony_gpus_quarantined",
+        "GPUs that get no batch because one failed to return, or because they are lost or too slow.",
+        value=quarantined,
     )
+    slowdown = GaugeMetricFamily(
+        "symphony_gpu_slowdown_ratio",
+        "How much longer than on others of its kind batches take.",
+        labels=("gpu",),
+    )
+    for gpu in node.gpus:
+        slowdown.add_metric((gpu.name,), gpu.slowdown)
+    yield slowdown
     if node.gpus_needed is not None:
         yield GaugeMetricFamily(
             "symphony_gpus_needed", "GPUs that the load of now asks for at the SLO.", value=node.gpus_needed

@@ -24,13 +24,16 @@ class GpuStats:
     """One GPU (of any device kind, `cpu` and `emulated` too) of this node.
 
     `name` as configuration spells it ("cuda:0"); `busy_ns`: the time it spent in batches so far; `is_in_use`: it has a
-    batch in flight; `is_quarantined`: it gets none because a batch failed to return.
+    batch in flight; `is_quarantined`: it gets none because a batch failed to return, or it is lost or too
+    slow. `slowdown`: how much longer than on others of its kind its batches take; `is_slow`: persistently so.
     """
 
     name: str
     busy_ns: int = 0
     is_in_use: bool = False
     is_quarantined: bool = False
+    is_slow: bool = False
+    slowdown: float = 1.0
 
 
 @dataclass(slots=True)

@@ -33,6 +33,7 @@ from symphony.metrics import GpuStats, HistogramSnapshot, ModelRow, NodeStats, m
 from symphony.profiles import LatencyProfile
 from symphony.server.build import build_info
 from symphony.server.door import Doors
+from symphony.server.drift import DriftEstimator, SlownessWatch
 from symphony.server.loading import load_model, profile_key
 from symphony.server.processor import Overdue, Processor
 from symphony.server.served import ModelEntry
@@ -70,6 +71,7 @@ class Node:
         for device in self._devices:
             self._kinds.setdefault(profile_key(device), len(self._kinds))
         self.stats = NodeStats(self.build, [GpuStats(device.name) for device in self._devices])
+        self._slowness = [SlownessWatch() for _ in self._devices]
         self._table = RequestTable(config.request_count_max)
         self.loop = SchedulingLoop(
             policy=config.policy,
@@ -495,6 +497,7 @@ class Node:
         answered_ns = time.monotonic_ns()
         self.arrival_clock.worked(now_ns, answered_ns)
         if batch.fault is None:
+            self._note_duration(entry, batch, answered_ns)
             self._note_overrun(entry, answered_ns - plan.finish_at_ns, answered_ns)
 
     def _reply(self, entry: ModelEntry, request: PendingRequest, outputs: Any, now_ns: int) -> None:
@@ -508,6 +511,38 @@ class Node:
             now_ns - request.arrived_ns, request.started_ns - request.arrived_ns, now_ns > request.deadline_ns
         )
         request.on_done(request)
+
+    def _note_duration(self, entry: ModelEntry, batch: Batch, now_ns: int) -> None:
+        """Learn how long batches take by now, and whether the device is slower than others of its kind."""
+        gpu = batch.plan.gpu
+        key = profile_key(self._devices[gpu])
+        if key not in entry.profiles or entry.state != "READY":
+            return
+        profiled_ns = entry.profiled_ns(key, len(batch.requests))
+        ratio = (batch.finished_ns - batch.started_ns) / profiled_ns
+        drift = entry.drifts.setdefault(key, DriftEstimator())
+        if drift.observe(ratio, now_ns):
+            _log.info(
+                'model "%s": batches take %.2f times as long as profiled on %s', entry.config.name, drift.factor, key
+            )
+            self.loop.profile_changed(entry.index, self._kinds[key], entry.table_ns(key))
+        self._slowness[gpu].observe(ratio / drift.factor)
+
+    def _look_for_slow_devices(self) -> None:
+        """Mark devices that are persistently slower than the others; take out those that do more harm than good."""
+        for gpu, (watch, stats) in enumerate(zip(self._slowness, self.stats.gpus, strict=True)):
+            if watch.is_slow != stats.is_slow:
+                stats.is_slow = watch.is_slow
+                if watch.is_slow:
+                    _log.warning("%s takes %.2f times as long as others of its kind", stats.name, watch.factor)
+            stats.slowdown = watch.factor
+            others = [one for one in self.stats.gpus if one is not stats and not one.is_quarantined]
+            if watch.is_too_slow and others and not stats.is_quarantined:
+                _log.error(
+                    "%s is %.2f times as slow as others of its kind; it gets no more batches", stats.name, watch.factor
+                )
+                stats.is_quarantined = True
+                self.loop.gpu_drained(gpu)
 
     def _note_overrun(self, entry: ModelEntry, overrun_ns: int, now_ns: int) -> None:
         """Learn how much later than predicted answers leave."""
@@ -613,6 +648,7 @@ class Node:
         try:
             while True:
                 await asyncio.sleep(WATCH_EVERY_S)
+                self._look_for_slow_devices()
                 doors = [entry.door for entry in self._by_index.values()]
                 self._doors.look(doors, self.loop.gpus_asked, sum(not gpu.is_quarantined for gpu in self.stats.gpus))
                 now_ns = time.monotonic_ns()

@@ -12,6 +12,7 @@ from symphony.ingress.service import not_ready
 from symphony.metrics import ModelStats
 from symphony.profiles import LatencyProfile
 from symphony.server.door import Door
+from symphony.server.drift import DriftEstimator
 from symphony.server.margin import MarginEstimator
 from symphony.server.processor import Processor
 from symphony.units import ms_to_ns, ns_to_ms
@@ -45,6 +46,9 @@ class ModelEntry:
             retry_after_s=self.retry_after_s(),
         )
         self.profiles: dict[str, LatencyProfile] = {}
+        self.drifts: dict[str, DriftEstimator] = {}
+        """By profile key, how much longer than profiled batches take by now."""
+        self._tables: dict[str, tuple[int, ...]] = {}
         self.size_limits: dict[str, int] = {}
         """By profile key, the largest batch that fits the memory of such devices, where less than the largest does."""
         self.ring: StagingRing | None = None
@@ -56,9 +60,16 @@ class ModelEntry:
         """Slots its requests hold: those in flight, and cancelled ones whose batch has not ended."""
         self.hang_count = 0
 
+    def profiled_ns(self, key: str, size: int) -> int:
+        """Return l(size) as it was profiled."""
+        if key not in self._tables:
+            self._tables[key] = self.profiles[key].table_ns(self.config.batch_size_max)
+        return self._tables[key][size - 1]
+
     def table_ns(self, key: str) -> tuple[int, ...]:
         """Return l(1..batch_size_max) on devices of this profile key; a batch that does not fit takes for ever."""
-        table = self.profiles[key].table_ns(self.config.batch_size_max)
+        factor = self.drifts[key].factor if key in self.drifts else 1.0
+        table = tuple(round(factor * value) for value in self.profiles[key].table_ns(self.config.batch_size_max))
         limit = self.size_limits.get(key, len(table))
         never_ns = max(table[-1], ms_to_ns(self.config.run_timeout_ms))
         return table[:limit] + (never_ns,) * (len(table) - limit)

@@ -26,7 +26,9 @@ REFUSE_EVERY = 25
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, Any]:
     device = CpuDevice(0, 1)
-    return {config.name: device.load(config, folder) for config, folder in Repository(EXAMPLES / "models").scan()}
+    return {
+        config.name: device.load(config.network, folder) for config, folder in Repository(EXAMPLES / "models").scan()
+    }
 
 
 @pytest.fixture

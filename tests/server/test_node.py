@@ -410,6 +410,39 @@ async def test_a_thousand_loads_and_unloads_at_random_under_load(tmp_path: Path,
         await node.assert_at_rest()
 
 
+async def test_profile_follows_a_drift(tmp_path: Path, run_node: Callable[..., Any]) -> None:
+    """Batches come to take half as long again; the scheduler's table does, too."""
+    write_echo(tmp_path / "models", emulated_extra="drift = 0.5\ndrift_s = 0.2", slo_ms=300)
+    async with run_node() as node:
+        entry = node.node.find("echo", "1")
+        (key,) = entry.profiles
+        before = entry.table_ns(key)
+        for _ in range(150):
+            assert (await node.infer(1))[0] == 200
+        assert 1.4 < entry.table_ns(key)[0] / before[0] < 1.6
+        assert entry.profiled_ns(key, 1) == before[0]
+
+
+async def test_device_that_is_persistently_slow_gets_no_more_batches(
+    tmp_path: Path, run_node: Callable[..., Any]
+) -> None:
+    """One of three takes thrice as long: it is found, and the others serve on."""
+    write_echo(tmp_path / "models", emulated_extra="slow_device = 1\nslow_factor = 3.0", slo_ms=500)
+    async with run_node("3xemulated") as node:
+        metrics: dict[str, float] = {}
+        for _ in range(60):
+            answers = await asyncio.gather(*(node.infer(number) for number in range(48)))
+            assert [status for status, _ in answers] == [200] * 48
+            metrics = await node.metrics()
+            if metrics["symphony_gpus_quarantined"]:
+                break
+        assert metrics["symphony_gpus_quarantined"] == 1
+        assert 2.5 < metrics["symphony_gpu_slowdown_ratio{gpu=emulated:1}"] < 3.5
+        assert metrics["symphony_gpu_slowdown_ratio{gpu=emulated:0}"] < 1.25
+        assert (await node.infer(1))[0] == 200
+        await node.assert_at_rest()
+
+
 async def test_limits_of_queue_and_slots_are_refused_above_and_taken_at_the_limit(
     tmp_path: Path, run_node: Callable[..., Any]
 ) -> None:

@@ -75,9 +75,16 @@ class EmulatedModel:
         self._latency_ns = latency_table_ns(config)
         self._random = random.Random(f"{spec.seed}/{device.index}/{config.name}")
         self._batch_count = 0
+        self._first_ns = 0
 
     def prepare(self, buckets: Sequence[int] | None) -> None:
         """Do nothing: no code needs warming up."""
+
+    def _slowdown(self, now_ns: int) -> float:
+        spec = self._spec
+        self._first_ns = self._first_ns or now_ns
+        passed = min(1.0, (now_ns - self._first_ns) / (spec.drift_s * 1e9))
+        return (1.0 + spec.drift * passed) * (spec.slow_factor if self._device.index == spec.slow_device else 1.0)
 
     def launch(self, inputs: Sequence[Tensors]) -> EmulatedFlight:
         """Put the batch at the end of the device's timeline; raise DeviceError for an injected failure."""
@@ -97,7 +104,9 @@ class EmulatedModel:
         duration_ns = self._latency_ns[len(inputs) - 1]
         if spec.jitter:
             duration_ns = max(1, round(duration_ns * (1.0 + spec.jitter * self._random.gauss(0.0, 1.0))))
-        started_ns = max(time.monotonic_ns(), self._device.busy_until_ns)
+        now_ns = time.monotonic_ns()
+        duration_ns = max(1, round(duration_ns * self._slowdown(now_ns)))
+        started_ns = max(now_ns, self._device.busy_until_ns)
         ends_at_ns = started_ns + duration_ns
         self._device.busy_until_ns = ends_at_ns
         source = self.config.inputs[0]
