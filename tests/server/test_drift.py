@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_factor_changes_no_more_often_than_stated() -> None:
     drift = DriftEstimator()
     changed_at = [now_ns for now_ns in range(0, 10**10, 10**7) if drift.observe(1 + now_ns / 10**10, now_ns)]
     assert len(changed_at) > 5
-    assert min(after - before for before, after in zip(changed_at, changed_at[1:], strict=False)) >= ADJUST_EVERY_NS
+    assert min(after - before for before, after in pairwise(changed_at)) >= ADJUST_EVERY_NS
 
 
 def test_device_is_slow_when_most_of_its_batches_are() -> None:
