@@ -19,8 +19,8 @@ from typing import Any, Literal
 import numpy as np
 
 from symphony.config import ModelConfig, TensorSpec
-from symphony.execution.formats.python import made_by_entry
-from symphony.execution.formats.trouble import ModelLoadError
+from symphony.execution.entry import made_by_entry
+from symphony.execution.trouble import ModelLoadError
 from symphony.wire.tensors import NUMPY_DTYPES
 
 Step = Literal["preprocess", "postprocess"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from symphony.config import ModelConfig, TensorSpec
-from symphony.execution.formats.trouble import ModelLoadError
+from symphony.execution.trouble import ModelLoadError
 from symphony.wire.tensors import NUMPY_DTYPES
 
 WORD_COUNT_MIN, WORD_COUNT_MAX = 4, 23

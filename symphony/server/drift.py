@@ -9,9 +9,14 @@ the others it gets no more batches. Measured is only what the device says that a
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from statistics import median
 
+from symphony.metrics import GpuStats
 from symphony.units import NS_PER_S
+
+_log = logging.getLogger(__name__)
 
 SAMPLE_COUNT = 64
 SAMPLE_COUNT_MIN = 16
@@ -89,3 +94,25 @@ class SlownessWatch:
     def is_too_slow(self) -> bool:
         """Return whether it does more harm than good."""
         return self.factor > QUARANTINE_FACTOR
+
+
+class SlowDevices:
+    """All devices of a node: `watches[gpu]` takes what each one's batches took."""
+
+    def __init__(self, gpus: Sequence[GpuStats]) -> None:
+        self.watches = [SlownessWatch() for _ in gpus]
+        self._gpus = gpus
+
+    def look(self) -> list[int]:
+        """Mark devices that are slower than the others; return those that are to get no more batches from now on."""
+        found = []
+        for gpu, (watch, stats) in enumerate(zip(self.watches, self._gpus, strict=True)):
+            if watch.is_slow and not stats.is_slow:
+                _log.warning("%s takes %.2f times as long as others of its kind", stats.name, watch.factor)
+            stats.is_slow, stats.slowdown = watch.is_slow, watch.factor
+            others = [one for one in self._gpus if one is not stats and not one.is_quarantined]
+            if watch.is_too_slow and others and not stats.is_quarantined:
+                _log.error("%s is too slow (%.2f times the others' time): no more batches", stats.name, watch.factor)
+                stats.is_quarantined = True
+                found.append(gpu)
+        return found

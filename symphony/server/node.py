@@ -15,44 +15,39 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from symphony.config import ModelConfig, NodeConfig
 from symphony.driver.requests import PendingRequest
 from symphony.driver.table import RequestTable
 from symphony.errors import ConfigError, Reason, SymphonyError
-from symphony.execution.devices import Device, DeviceLostError, Fault, LoadedModel, make_devices
+from symphony.execution.devices import Device, DeviceLostError, LoadedModel, make_devices
 from symphony.execution.processing import ProcessingPool
 from symphony.execution.repository import Repository
 from symphony.execution.staging import Stager, make_ring
-from symphony.execution.worker import Batch, Plan, Worker, split_outputs
+from symphony.execution.worker import Batch, Worker
 from symphony.ingress.arrival_clock import ArrivalClock
-from symphony.ingress.service import Health, unknown_model
+from symphony.ingress.service import Health
 from symphony.loop import SchedulingLoop
 from symphony.metrics import GpuStats, HistogramSnapshot, ModelRow, NodeStats, make_registry, render
 from symphony.profiles import LatencyProfile
+from symphony.server.answers import Answers, forget
 from symphony.server.build import build_info
+from symphony.server.catalog import MODEL_COUNT_MAX, Catalog
 from symphony.server.door import Doors
-from symphony.server.drift import DriftEstimator, SlownessWatch
+from symphony.server.drift import SlowDevices
 from symphony.server.loading import load_model, profile_key
-from symphony.server.processor import Overdue, Processor
+from symphony.server.processor import Processor
 from symphony.server.served import ModelEntry
 from symphony.server.watching import RepositoryWatch
 from symphony.units import NS_PER_S, ms_to_ns, us_to_ns
 
 _log = logging.getLogger(__name__)
 
-MODEL_COUNT_MAX = 4096
-NO_INDEX = -1
-"""The index of a model that the scheduler does not know."""
 WATCH_EVERY_S = 0.05
 """How often workers and doors are looked after."""
 HANG_COUNT_MAX = 3
 """After so many hung batches a model is taken out of service."""
 STOP_TIMEOUT_S = 5.0
-ROOM_SHARE = 0.85
-"""GPUs asked for, as a share of those there are, below which there is room for generous margins."""
-_FOR_WANT_OF_TIME = frozenset((Reason.WOULD_MISS, Reason.EXPIRED))
 LATENESS_BOUNDS_S = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)
 
 
@@ -71,7 +66,6 @@ class Node:
         for device in self._devices:
             self._kinds.setdefault(profile_key(device), len(self._kinds))
         self.stats = NodeStats(self.build, [GpuStats(device.name) for device in self._devices])
-        self._slowness = [SlownessWatch() for _ in self._devices]
         self._table = RequestTable(config.request_count_max)
         self.loop = SchedulingLoop(
             policy=config.policy,
@@ -84,10 +78,7 @@ class Node:
             spin_ns=us_to_ns(config.spin_us),
         )
         self._repository = Repository(config.repository)
-        self._entries: dict[tuple[str, str], ModelEntry] = {}
-        self._latest: dict[str, ModelEntry] = {}
-        self._by_index: dict[int, ModelEntry] = {}
-        self._free_indices = list(range(MODEL_COUNT_MAX - 1, -1, -1))
+        self._catalog = Catalog()
         self._workers: list[Worker] = []
         self._stager = Stager()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
@@ -101,6 +92,19 @@ class Node:
         self._doors = Doors()
         self.arrival_clock = ArrivalClock()
         """When what is being read arrived: the deadline of a request counts from there."""
+        self._slow_devices = SlowDevices(self.stats.gpus)
+        self._answers = Answers(
+            self._table,
+            self.loop,
+            self._catalog,
+            self._devices,
+            self._kinds,
+            self.stats,
+            self._slow_devices,
+            self.arrival_clock,
+            self._queue,
+            self._lose,
+        )
         self._thread = threading.Thread(target=self._run_loop, name="schedule", daemon=True)
         self._watch: asyncio.Task[None] | None = None
         self._polling: asyncio.Task[None] | None = None
@@ -113,7 +117,7 @@ class Node:
         A model that cannot be loaded is UNAVAILABLE with its reason; the others are served.
         """
         self._asyncio = asyncio.get_running_loop()
-        self._asyncio.add_reader(self.loop.outcome_fd, self._outcomes_ready)
+        self._asyncio.add_reader(self.loop.outcome_fd, self._answers.take_outcomes)
         self._thread.start()
         self._stager.start()
         for gpu, device in enumerate(self._devices):
@@ -140,14 +144,14 @@ class Node:
 
     async def stop(self) -> None:
         """End the threads; requests still inside fail, and say that the node stopped."""
-        self._is_stopped = True
+        self._is_stopped = self._answers.is_stopped = True
         for task in (self._watch, self._polling):
             if task is not None:
                 task.cancel()
         self._loader.shutdown(wait=False, cancel_futures=True)
         self._asyncio.remove_reader(self.loop.outcome_fd)
         self._is_draining = True
-        self._fail_all("the node stopped before the batch ended")
+        self._answers.fail_all("the node stopped before the batch ended")
         self.loop.stop()
         ended = await asyncio.to_thread(self._join)
         if ended:
@@ -183,20 +187,17 @@ class Node:
 
     def models(self) -> Sequence[ModelEntry]:
         """Return every model known, in any state, by name and version."""
-        return [self._entries[key] for key in sorted(self._entries)]
+        return list(self._catalog)
 
     def find(self, name: str, version: str | None) -> ModelEntry:
         """Return the model's version (the latest loaded one when None); raise SymphonyError `unknown_model`."""
-        entry = self._latest.get(name) if version is None else self._entries.get((name, version))
-        if entry is None:
-            raise unknown_model(name, version, self._latest)
-        return entry
+        return self._catalog.find(name, version)
 
     def submit(self, request: PendingRequest) -> None:
         """Accept the request or raise SymphonyError; see `symphony.ingress.Service`."""
         if self._is_draining:
             raise SymphonyError(Reason.DRAINING, "the node is shutting down; use another node", retry_after_s=1)
-        entry = self._by_index.get(request.model)
+        entry = self._catalog.by_index.get(request.model)
         if entry is None:
             raise SymphonyError(Reason.NOT_READY, "the model is not loaded; load it first", retry_after_s=1)
         entry.check_admission(request.deadline_ns, time.monotonic_ns())
@@ -213,7 +214,9 @@ class Node:
         entry.door.accepted_count += 1
         entry.stats.request_accepted()
         if entry.processor is not None and "preprocess" in entry.processor.steps:
-            entry.processor.begin(request, "preprocess", request.inputs, partial(self._preprocessed, entry, request))
+            entry.processor.begin(
+                request, "preprocess", request.inputs, partial(self._answers.preprocessed, entry, request)
+            )
         else:
             self._queue(entry, request)
 
@@ -235,10 +238,10 @@ class Node:
 
     def cancel(self, request: PendingRequest) -> None:
         """Forget a submitted request; its slot comes back with its batch or from the loop."""
-        if request.id < 0 or request.on_done is _forget:
+        if request.id < 0 or request.on_done is forget:
             return
-        request.on_done = _forget
-        self._by_index[request.model].stats.request_cancelled()
+        request.on_done = forget
+        self._catalog.by_index[request.model].stats.request_cancelled()
         if request.is_queued:
             self.loop.request_cancelled(request.id)
 
@@ -261,9 +264,7 @@ class Node:
 
     async def unload(self, name: str) -> None:
         """Stop serving all versions of `name`; return when their accepted requests have ended."""
-        entries = [entry for (known, _), entry in self._entries.items() if known == name]
-        if not entries:
-            raise unknown_model(name, None, self._latest)
+        entries = self._catalog.of_name(name) or [self._catalog.find(name, None)]
         async with self._changes:
             for entry in entries:
                 await self._retire(entry, "unloaded")
@@ -275,7 +276,7 @@ class Node:
     def model_rows(self) -> list[ModelRow]:
         """Return every model's counters, for the metrics."""
         rows = []
-        for key, entry in sorted(self._entries.copy().items()):
+        for key, entry in sorted(self._catalog.entries.copy().items()):
             if entry.state == "READY":
                 entry.stats.queued = self.loop.queued_count_of(entry.index)
             rows.append(ModelRow(*key, entry.stats))
@@ -295,15 +296,15 @@ class Node:
     async def _load(self, config: ModelConfig, folder: Path) -> ModelEntry:
         async with self._changes:
             key = (config.name, config.version)
-            old = self._entries.get(key)
-            if not self._free_indices:
+            old = self._catalog.entries.get(key)
+            if not self._catalog.free_count:
                 raise SymphonyError(
                     Reason.QUEUE_FULL, f"the node holds {MODEL_COUNT_MAX} models already; unload one", model=config.name
                 )
-            entry = ModelEntry(config, folder, self._free_indices.pop(), ms_to_ns(self.config.reply_margin_ms))
+            entry = ModelEntry(config, folder, self._catalog.take_index(), ms_to_ns(self.config.reply_margin_ms))
             is_serving = old is not None and old.state == "READY"
             if not is_serving:
-                self._publish(entry)
+                self._catalog.publish(entry)
             try:
                 loaded, profiles, pool = await self._asyncio.run_in_executor(self._loader, self._load_blocking, entry)
                 entry.profiles = profiles
@@ -314,14 +315,14 @@ class Node:
                     raise ConfigError(fault)
             except Exception as error:
                 entry.state, entry.reason = "UNAVAILABLE", str(error) or type(error).__name__
-                self._by_index.pop(entry.index, None)
-                self._free_indices.append(entry.index)
-                entry.index = NO_INDEX
+                self._catalog.give_back_index(entry)
+                if entry.processor is not None:
+                    entry.processor.close()
                 _log.error('model "%s" version %s cannot be served: %s', config.name, config.version, entry.reason)
                 return entry
             self._serve(entry, loaded)
             if is_serving and old is not None:
-                self._publish(entry)
+                self._catalog.publish(entry)
                 await self._retire(old, "replaced by a newer load")
             _log.info('model "%s" version %s is ready', config.name, config.version)
             return entry
@@ -330,7 +331,7 @@ class Node:
         """Follow the changes of the repository's folder: load what came or changed, unload what went."""
         while True:
             await asyncio.sleep(self.config.poll_s)
-            served = {key: entry.folder for key, entry in self._entries.items() if entry.state == "READY"}
+            served = {key: entry.folder for key, entry in self._catalog.entries.items() if entry.state == "READY"}
             try:
                 changes = await asyncio.to_thread(watch.look, served)
             except ConfigError as error:
@@ -345,7 +346,7 @@ class Node:
                     _log.error('model "%s" version %s cannot be loaded: %s', config.name, config.version, error)
             for key in changes.to_unload:
                 async with self._changes:
-                    entry = self._entries.get(key)
+                    entry = self._catalog.entries.get(key)
                     if entry is not None and entry.state == "READY":
                         _log.info('model "%s" version %s left the repository', *key)
                         await self._retire(entry, "it left the repository")
@@ -373,21 +374,10 @@ class Node:
         pool = ProcessingPool(entry.config, entry.folder) if entry.config.processing is not None else None
         return *found, pool
 
-    def _publish(self, entry: ModelEntry) -> None:
-        config = entry.config
-        self._entries[(config.name, config.version)] = entry
-        self._by_index[entry.index] = entry
-        self._choose_latest(config.name)
-
-    def _choose_latest(self, name: str) -> None:
-        """Let requests that name no version go to the highest that is ready, else to the highest."""
-        versions = [entry for (known, _), entry in self._entries.items() if known == name]
-        self._latest[name] = max(versions, key=lambda entry: (entry.state == "READY", int(entry.config.version)))
-
     def _serve(self, entry: ModelEntry, loaded: dict[str, LoadedModel]) -> None:
         """Tell the loop and the workers of a loaded model; requests are taken from now on."""
         config, index = entry.config, entry.index
-        self._by_index[index] = entry
+        self._catalog.by_index[index] = entry
         tables = {key: entry.table_ns(key) for key in entry.profiles}
         jitter_ns = max(profile.jitter_ns() for profile in entry.profiles.values())
         entry.margin.margin_ns = min(entry.margin.ceiling_ns, entry.margin.floor_ns + jitter_ns)
@@ -408,13 +398,13 @@ class Node:
                 worker.place(index, model)
                 self.loop.model_placed(index, worker.gpu)
         entry.state, entry.reason = "READY", ""
-        self._publish(entry)
+        self._catalog.publish(entry)
 
     async def _retire(self, entry: ModelEntry, reason: str) -> None:
         """Take a model out of service once its accepted requests have ended."""
         was_ready = entry.state == "READY"
         entry.state, entry.reason = "UNAVAILABLE", reason
-        self._choose_latest(entry.config.name)
+        self._catalog.choose_latest(entry.config.name)
         if not was_ready:
             return
         # Cancelled requests are no longer in flight, but their batch may be.
@@ -423,223 +413,15 @@ class Node:
         self.loop.model_removed(entry.index)
         for worker in self._workers:
             worker.evict(entry.index)
-        self._by_index.pop(entry.index, None)
-        self._free_indices.append(entry.index)
-        entry.index = NO_INDEX
+        self._catalog.give_back_index(entry)
         entry.ring = None
         if entry.processor is not None:
             entry.processor.close()
             entry.processor = None
 
-    # ---- outcomes ----------------------------------------------------------------------------------------------
-
-    def _outcomes_ready(self) -> None:
-        """Answer the requests that the scheduler dropped, and free the slots of the cancelled ones."""
-        now_ns = time.monotonic_ns()
-        for slot, reason in self.loop.drain_outcomes():
-            request = self._table.release(slot)
-            entry = self._by_index[request.model]
-            entry.held_count -= 1
-            if request.on_done is _forget:
-                continue
-            waited_ns = now_ns - request.arrived_ns
-            entry.stats.request_dropped(reason, waited_ns)
-            entry.door.dropped_count += reason in _FOR_WANT_OF_TIME
-            request.error = entry.dropped(reason, waited_ns)
-            request.on_done(request)
-        self.arrival_clock.worked(now_ns, time.monotonic_ns())
-
     def _batch_ended(self, batch: Batch) -> None:
         """Hand a batch over to the asyncio thread: one wake-up per batch. Called by workers."""
-        self._asyncio.call_soon_threadsafe(self._answer, batch)
-
-    def _answer(self, batch: Batch) -> None:
-        if self._is_stopped:
-            # Its requests were answered when the node stopped.
-            return
-        requests, plan = batch.requests, batch.plan
-        entry = self._by_index[plan.model]
-        now_ns = time.monotonic_ns()
-        if batch.fault is not None and batch.part == 0:
-            self._note_fault(entry, batch)
-        if batch.fault is Fault.DEVICE:
-            self._schedule_again(entry, requests)
-            return
-        if batch.outputs is None:
-            self._fail(entry, requests, str(batch.error) or type(batch.error).__name__)
-            return
-        stats = entry.stats
-        earliest_ns = min(request.deadline_ns for request in requests)
-        stats.batch_finished(
-            len(requests),
-            earliest_ns - plan.decided_at_ns,
-            plan.finish_at_ns - plan.start_at_ns,
-            batch.finished_ns - batch.started_ns,
-            time.time_ns() // 1_000_000,
-        )
-        if batch.bad_rows:
-            bad = [requests[row] for row in batch.bad_rows]
-            self._fail(entry, bad, "an output holds NaN or infinities, and model.toml allows none (allow_nan)")
-        processor = entry.processor
-        for row, (request, outputs) in enumerate(
-            zip(requests, split_outputs(batch.outputs, len(requests)), strict=True)
-        ):
-            if row in batch.bad_rows:
-                continue
-            request.batch_size = len(requests)
-            request.started_ns = batch.started_ns
-            request.finished_ns = batch.finished_ns
-            request.is_queued = False
-            if processor is not None and "postprocess" in processor.steps and request.on_done is not _forget:
-                processor.begin(request, "postprocess", outputs, partial(self._postprocessed, entry, request, plan))
-            else:
-                self._reply(entry, request, outputs, now_ns)
-        answered_ns = time.monotonic_ns()
-        self.arrival_clock.worked(now_ns, answered_ns)
-        if batch.fault is None:
-            self._note_duration(entry, batch, answered_ns)
-            self._note_overrun(entry, answered_ns - plan.finish_at_ns, answered_ns)
-
-    def _reply(self, entry: ModelEntry, request: PendingRequest, outputs: Any, now_ns: int) -> None:
-        """Give back what the request holds and complete it, if anybody still waits for it."""
-        self._table.release(request.id)
-        entry.held_count -= 1
-        if request.on_done is _forget:
-            return
-        request.outputs = outputs
-        entry.stats.request_answered(
-            now_ns - request.arrived_ns, request.started_ns - request.arrived_ns, now_ns > request.deadline_ns
-        )
-        request.on_done(request)
-
-    def _note_duration(self, entry: ModelEntry, batch: Batch, now_ns: int) -> None:
-        """Learn how long batches take by now, and whether the device is slower than others of its kind."""
-        gpu = batch.plan.gpu
-        key = profile_key(self._devices[gpu])
-        if key not in entry.profiles or entry.state != "READY":
-            return
-        profiled_ns = entry.profiled_ns(key, len(batch.requests))
-        ratio = (batch.finished_ns - batch.started_ns) / profiled_ns
-        drift = entry.drifts.setdefault(key, DriftEstimator())
-        if drift.observe(ratio, now_ns):
-            _log.info(
-                'model "%s": batches take %.2f times as long as profiled on %s', entry.config.name, drift.factor, key
-            )
-            self.loop.profile_changed(entry.index, self._kinds[key], entry.table_ns(key))
-        self._slowness[gpu].observe(ratio / drift.factor)
-
-    def _look_for_slow_devices(self) -> None:
-        """Mark devices that are persistently slower than the others; take out those that do more harm than good."""
-        for gpu, (watch, stats) in enumerate(zip(self._slowness, self.stats.gpus, strict=True)):
-            if watch.is_slow != stats.is_slow:
-                stats.is_slow = watch.is_slow
-                if watch.is_slow:
-                    _log.warning("%s takes %.2f times as long as others of its kind", stats.name, watch.factor)
-            stats.slowdown = watch.factor
-            others = [one for one in self.stats.gpus if one is not stats and not one.is_quarantined]
-            if watch.is_too_slow and others and not stats.is_quarantined:
-                _log.error(
-                    "%s is %.2f times as slow as others of its kind; it gets no more batches", stats.name, watch.factor
-                )
-                stats.is_quarantined = True
-                self.loop.gpu_drained(gpu)
-
-    def _note_overrun(self, entry: ModelEntry, overrun_ns: int, now_ns: int) -> None:
-        """Learn how much later than predicted answers leave."""
-        has_room = self.loop.gpus_asked < ROOM_SHARE * len(self._devices)
-        if entry.margin.observe(overrun_ns, now_ns, has_room) and entry.state == "READY":
-            self.loop.margin_changed(entry.index, entry.margin.margin_ns)
-
-    # ---- processing --------------------------------------------------------------------------------------------
-
-    def _preprocessed(self, entry: ModelEntry, request: PendingRequest, inputs: Any, error: Exception | None) -> None:
-        if request.id < 0:
-            return  # the node stopped meanwhile
-        if error is not None:
-            self._processing_failed(entry, request, "preprocess", error)
-        elif request.on_done is _forget:
-            self._reply(entry, request, None, time.monotonic_ns())
-        else:
-            request.inputs = inputs
-            self._queue(entry, request)
-
-    def _postprocessed(
-        self, entry: ModelEntry, request: PendingRequest, plan: Plan, outputs: Any, error: Exception | None
-    ) -> None:
-        if request.id < 0:
-            return
-        if error is not None:
-            self._processing_failed(entry, request, "postprocess", error)
-            return
-        now_ns = time.monotonic_ns()
-        self._reply(entry, request, outputs, now_ns)
-        # What postprocessing takes must be free before the deadline, too.
-        self._note_overrun(entry, now_ns - plan.finish_at_ns, now_ns)
-
-    def _processing_failed(self, entry: ModelEntry, request: PendingRequest, step: str, error: Exception) -> None:
-        """Fail a request; a ValueError of preprocessing says that its inputs are bad."""
-        name = entry.config.name
-        self._table.release(request.id)
-        entry.held_count -= 1
-        if request.on_done is _forget:
-            return
-        reason, text = Reason.WORKER_FAILED, f'model "{name}": {step} failed: {type(error).__name__}: {error}'
-        if isinstance(error, Overdue):
-            reason, text = (
-                Reason.EXPIRED,
-                f'model "{name}": {error}; allow more time or more workers',
-            )
-        elif step == "preprocess" and isinstance(error, ValueError):
-            reason, text = Reason.BAD_INPUT, f'model "{name}": its inputs cannot be read: {error}'
-        entry.stats.request_failed(reason, time.monotonic_ns() - request.arrived_ns)
-        request.error = SymphonyError(reason, text, model=name)
-        request.on_done(request)
-
-    def _note_fault(self, entry: ModelEntry, batch: Batch) -> None:
-        """Count a batch that failed, remember a size that did not fit, and give up a device that is lost."""
-        entry.stats.batch_failed()
-        name, gpu = entry.config.name, batch.plan.gpu
-        device = self._devices[gpu]
-        if batch.fault is Fault.DEVICE and not self.stats.gpus[gpu].is_quarantined:
-            _log.critical("%s is lost: %s", device.name, batch.error)
-            self.stats.gpus[gpu].is_quarantined = True
-            self.loop.gpu_drained(gpu)
-            for index in self._workers[gpu].models:
-                self.loop.model_evicted(index, gpu)
-            self._on_fatal(DeviceLostError(f"{device.name} is lost and needs a new process: {batch.error}"))
-        key = profile_key(device)
-        if batch.size_limit and batch.size_limit < entry.size_limits.get(key, entry.config.batch_size_max):
-            entry.size_limits[key] = batch.size_limit
-            _log.warning(
-                'model "%s": a batch of %d or so does not fit the memory of %s; batches are kept to %d from now on',
-                name,
-                2 * batch.size_limit,
-                device.name,
-                batch.size_limit,
-            )
-            if entry.state == "READY":
-                self.loop.profile_changed(entry.index, self._kinds[key], entry.table_ns(key))
-
-    def _fail(self, entry: ModelEntry, requests: Sequence[PendingRequest], why: str) -> None:
-        now_ns = time.monotonic_ns()
-        name = entry.config.name
-        entry.held_count -= len(requests)
-        for request in requests:
-            self._table.release(request.id)
-            if request.on_done is _forget:
-                continue
-            entry.stats.request_failed(Reason.WORKER_FAILED, now_ns - request.arrived_ns)
-            request.error = SymphonyError(
-                Reason.WORKER_FAILED, f'model "{name}": the batch of {len(requests)} failed: {why}', model=name
-            )
-            request.on_done(request)
-
-    def _fail_all(self, why: str) -> None:
-        by_model: dict[int, list[PendingRequest]] = {}
-        for request in self._table.requests():
-            by_model.setdefault(request.model, []).append(request)
-        for index, requests in by_model.items():
-            self._fail(self._by_index[index], requests, why)
+        self._asyncio.call_soon_threadsafe(self._answers.answer, batch)
 
     # ---- devices -----------------------------------------------------------------------------------------------
 
@@ -648,11 +430,12 @@ class Node:
         try:
             while True:
                 await asyncio.sleep(WATCH_EVERY_S)
-                self._look_for_slow_devices()
-                doors = [entry.door for entry in self._by_index.values()]
+                for gpu in self._slow_devices.look():
+                    self.loop.gpu_drained(gpu)
+                doors = [entry.door for entry in self._catalog.by_index.values()]
                 self._doors.look(doors, self.loop.gpus_asked, sum(not gpu.is_quarantined for gpu in self.stats.gpus))
                 now_ns = time.monotonic_ns()
-                for entry in list(self._by_index.values()):
+                for entry in list(self._catalog.by_index.values()):
                     if entry.processor is not None:
                         entry.processor.look(now_ns)
                 for worker in list(self._workers):
@@ -676,13 +459,13 @@ class Node:
         now_ns = time.monotonic_ns()
         for position, (plan, requests) in enumerate(unfinished):
             self.loop.batch_finished(plan.plan_id, gpu, now_ns)
-            entry = self._by_index[plan.model]
+            entry = self._catalog.by_index[plan.model]
             if position > 0:
-                self._schedule_again(entry, requests)
+                self._answers.schedule_again(entry, requests)
                 continue
             entry.stats.batch_failed()
             limit_ms = entry.config.run_timeout_ms
-            self._fail(entry, requests, f"it ran longer than run_timeout_ms = {limit_ms:g} ms on {device.name}")
+            self._answers.fail(entry, requests, f"it ran longer than run_timeout_ms = {limit_ms:g} ms on {device.name}")
             _log.error('model "%s" hung on %s; the device has a new worker', entry.config.name, device.name)
             self._note_hang(entry)
         for index in worker.models:
@@ -690,18 +473,18 @@ class Node:
         self.stats.gpus[gpu].is_quarantined = False
         self.loop.gpu_restored(gpu)
 
-    def _schedule_again(self, entry: ModelEntry, requests: Sequence[PendingRequest]) -> None:
-        """Give back to the scheduler what was handed to a worker and never began."""
-        for request in requests:
-            if request.on_done is _forget:
-                self._table.release(request.id)
-                entry.held_count -= 1
-            else:
-                self.loop.request_arrived(request.id, request.model, request.deadline_ns, request.priority)
+    def _lose(self, gpu: int, why: str) -> None:
+        """Give up a device on which nothing runs any more; the process ends once the others have done their work."""
+        _log.critical("%s", why)
+        self.stats.gpus[gpu].is_quarantined = True
+        self.loop.gpu_drained(gpu)
+        for index in self._workers[gpu].models:
+            self.loop.model_evicted(index, gpu)
+        self._on_fatal(DeviceLostError(why))
 
     async def _place_again(self, index: int, worker: Worker) -> None:
         """Load a model that was resident on a device onto the device's new worker."""
-        entry = self._by_index.get(index)
+        entry = self._catalog.by_index.get(index)
         if entry is None or entry.state != "READY":
             return
         try:
@@ -710,7 +493,7 @@ class Node:
             _log.error('model "%s" cannot be loaded on %s again: %s', entry.config.name, worker.device.name, error)
             self.loop.model_evicted(index, worker.gpu)
             return
-        if self._by_index.get(index) is entry:
+        if self._catalog.by_index.get(index) is entry:
             worker.place(index, fresh)
 
     @staticmethod
@@ -729,10 +512,6 @@ class Node:
             task = asyncio.create_task(self._retire(entry, f"hung {count} times; see the log, then load it again"))
             self._retirements.add(task)
             task.add_done_callback(self._retirements.discard)
-
-
-def _forget(request: PendingRequest) -> None:
-    """Mark a cancelled request: nobody waits for its outcome."""
 
 
 def lateness_snapshot(loop: SchedulingLoop) -> HistogramSnapshot:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from symphony.execution.devices import DeviceLostError
-from symphony.server.node import MODEL_COUNT_MAX
+from symphony.server.catalog import MODEL_COUNT_MAX
 from tests.server.conftest import write_echo
 
 pytestmark = pytest.mark.sockets
@@ -406,7 +406,7 @@ async def test_a_thousand_loads_and_unloads_at_random_under_load(tmp_path: Path,
         assert seen[200] > 100 and set(seen) <= {200, 503}, seen
         for name in names:
             assert await is_answered(node, name)
-        assert len(node.node._by_index) == 3 and len(node.node._free_indices) == MODEL_COUNT_MAX - 3
+        assert len(node.node._catalog.by_index) == 3 and node.node._catalog.free_count == MODEL_COUNT_MAX - 3
         await node.assert_at_rest()
 
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 MODEL = """
 name = "words"
 slo_ms = {slo_ms}
-max_batch_size = 16
+max_batch_size = {size_max}
 format = "emulated"
 run_timeout_ms = {run_timeout_ms}
 [[inputs]]
@@ -95,7 +95,8 @@ def write_words(root: Path, **values: Any) -> None:
     """Write a model that reads a number from a text and answers with a text."""
     folder = root / "words"
     folder.mkdir(parents=True)
-    settings = {"slo_ms": 500, "run_timeout_ms": 10_000, "kind": "threads", "worker_count": 3} | values
+    defaults = {"slo_ms": 500, "run_timeout_ms": 10_000, "kind": "threads", "worker_count": 3, "size_max": 1}
+    settings = defaults | values  # a batch of one does not wait for another request
     (folder / "model.toml").write_text(MODEL.format(**settings))
     (folder / "words.py").write_text(CODE)
     (folder / "prefix.txt").write_text("it is ")
@@ -119,7 +120,7 @@ async def ask(node: Any, text: str) -> tuple[int, Any]:
 async def test_each_request_is_processed_before_and_after_its_batch(
     kind: str, tmp_path: Path, run_node: Callable[..., Any]
 ) -> None:
-    write_words(tmp_path / "models", kind=kind, slo_ms=20_000)
+    write_words(tmp_path / "models", kind=kind, slo_ms=20_000, size_max=16)
     async with run_node() as node:
         answers = await asyncio.gather(*(ask(node, str(number)) for number in range(20, 60)))
         assert answers == [(200, f"it is {number}".encode()) for number in range(20, 60)]

@@ -18,7 +18,7 @@ from symphony.config import ModelConfig
 from symphony.execution.formats.exported import load_exported, load_scripted
 from symphony.execution.formats.precision import prepared
 from symphony.execution.formats.python import load_python
-from symphony.execution.formats.trouble import ModelLoadError
+from symphony.execution.trouble import ModelLoadError
 
 __all__ = ["ModelLoadError", "Predict", "Sample", "load_callable"]
 

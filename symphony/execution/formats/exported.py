@@ -15,7 +15,7 @@ import torch
 from torch.export.passes import move_to_device_pass
 
 from symphony.config import ModelConfig, TensorSpec
-from symphony.execution.formats.trouble import ModelLoadError, file_in
+from symphony.execution.trouble import ModelLoadError, file_in
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import torch
 
 from symphony.config import ModelConfig
 from symphony.execution.dtypes import TORCH_DTYPES
-from symphony.execution.formats.trouble import ModelLoadError
+from symphony.execution.trouble import ModelLoadError
 
 if TYPE_CHECKING:
     from symphony.execution.formats import Predict, Sample
