@@ -238,16 +238,18 @@ async def test_pictures_are_read(tmp_path: Path, run_node: Callable[..., Any]) -
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     shutil.copytree(ROOT / "examples" / "models" / "digits_png", tmp_path / "models" / "digits_png")
     async with run_node("cpu", profile_budget_s=0.2) as node, AsyncClient(node.url) as client:
-        right = 0
-        for number in range(40):
+
+        async def read(number: int) -> bool:
             pixels = np.asarray(digits.images[number] * 255 / 16).astype(np.uint8)
             file = io.BytesIO()
             picture = image.fromarray(pixels).resize((64, 64), image.Resampling.NEAREST)
             picture.save(file, "PNG" if number % 2 else "JPEG", **({} if number % 2 else {"quality": 95}))
             outputs = (await client.infer("digits_png", picture_of(file.getvalue()), timeout_ms=5000)).outputs
             assert 0.1 <= float(outputs["confidence"].reshape(-1)[0]) <= 1.0
-            right += int(outputs["digit"].reshape(-1)[0]) == digits.target[number]
-        assert right >= 38
+            return bool(int(outputs["digit"].reshape(-1)[0]) == digits.target[number])
+
+        # Together: a lone request may wait for company until its deadline.
+        assert sum(await asyncio.gather(*(read(number) for number in range(40)))) >= 38
         with pytest.raises(SymphonyError, match="file is no PNG or JPEG picture") as caught:
             await client.infer("digits_png", picture_of(b"no picture"), timeout_ms=5000)
         assert caught.value.reason is Reason.BAD_INPUT
