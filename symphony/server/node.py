@@ -152,6 +152,9 @@ class Node:
         self._asyncio.remove_reader(self.loop.outcome_fd)
         self._is_draining = True
         self._answers.fail_all("the node stopped before the batch ended")
+        for entry in self._catalog:
+            if entry.processor is not None:
+                entry.processor.close()
         self.loop.stop()
         ended = await asyncio.to_thread(self._join)
         if ended:

@@ -66,7 +66,8 @@ class Processor:
             self._pool.renew()
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers; nothing that is under way is heard of any more."""
+        self._tasks.clear()
         self._pool.close()
 
     def _follow(self, request: PendingRequest, task: _Task) -> None:
