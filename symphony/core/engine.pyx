@@ -355,10 +355,9 @@ cdef class Engine(Windows):
             # Correct the top until it is true: keys are lower bounds (see the module's docstring).
             while not heap.empty():
                 model = <int32_t>heap.top()
-                if pool.first_common(self.resident[model]) < 0:
-                    self.set_aside(model, kind)
-                    continue
-                if self.early and self.active_count < self.usable_count and self.waits_for_faster(model, kind):
+                # Only a dispatch can change either: it makes an idle GPU one that is ahead, or takes the last fast one.
+                if (pool.first_common(self.resident[model]) < 0
+                        or (self.early and self.active_count < self.usable_count and self.waits_for_faster(model, kind))):
                     self.held_back.push_back(model * KIND_COUNT + kind)
                     self.unplace(model, kind)
                     continue

@@ -177,7 +177,7 @@ cdef class State:
     cdef IndexedHeap hopeless                   # model by the first instant a request of it is hopeless
     cdef IndexedHeap gpu_turns                  # GPU by the instant its availability changes by itself
     cdef vector[int32_t] aside                  # (model, kind) set aside in this step
-    cdef vector[int32_t] held_back              # (model, kind) pairs that wait for an idle GPU of a faster kind
+    cdef vector[int32_t] held_back              # (model, kind) that has no GPU, or waits for a faster one, until a dispatch
     cdef uint64_t step_count
     cdef cbool is_settled                       # no candidate was set aside before the step's last decision
 
