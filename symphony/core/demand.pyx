@@ -134,14 +134,15 @@ cdef class Demand(State):
 
     cdef void measure_targets(self) noexcept nogil:
         cdef int32_t i
-        cdef cbool was_full = self.active_count >= self.usable_count
+        cdef cbool was_full = self.is_full
         self.targets_dirty = False
         self.is_bursty = has_bursts(self.drop_rate, self.arrival_rate, self.gpus_asked, <double>self.usable_count)
         self.active_count = self.usable_count if self.is_bursty else self.active_set()
+        self.is_full = self.active_count >= self.usable_count
         for i in range(self.model_count_max):
             if self.models[i].exists:
                 self.measure_target(i)
-                if self.early and was_full != (self.active_count >= self.usable_count):
+                if self.early and was_full != self.is_full:
                     self.touch(i)
 
     cdef void measure_target(self, int32_t model) noexcept nogil:

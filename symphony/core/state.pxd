@@ -188,6 +188,7 @@ cdef class State:
     cdef readonly double gpus_asked             # GPUs' time that arrivals ask for at their target batch sizes
     cdef double kind_speed[KIND_COUNT]          # of a GPU, where the demand is on average 1
     cdef int32_t active_count                   # GPUs that the load asks for: the size of the active set
+    cdef cbool is_full                          # the active set is the whole pool, as candidates were placed last
     cdef double arrival_count                   # of all models, in the current epoch
     cdef double arrival_rate                    # per epoch, halved each epoch
     cdef int64_t measured_since_ns              # since when demand is measured
