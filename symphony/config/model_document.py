@@ -24,6 +24,8 @@ ELEMENT_COUNT_MAX = 1 << 28
 ENTRY_CHARS_MAX = 512
 PARAMETER_COUNT_MAX = 256
 WORKER_COUNT_MAX = 256
+PYTHON_ENTRY = "'file.py:Class', the file in the model's folder, or 'package.module:Class'"
+"""What an entry of Python code looks like, in the words of an error."""
 FAULT_PERIOD_MAX = 1 << 31
 VERSION_CHARS_MAX = 18
 NAMES_TAKEN = ("stats",)
@@ -142,7 +144,7 @@ class ProcessingDocument(Document):
     @classmethod
     def _is_python(cls, value: str) -> str:
         if not _names_python(value):
-            raise ValueError("it must be 'file.py:Class', the file in the model's folder, or 'package.module:Class'")
+            raise ValueError(f"it must be {PYTHON_ENTRY}")
         return value
 
     @field_validator("inputs", "outputs")
@@ -282,11 +284,12 @@ def _execution_faults(form: str, execution: Any) -> list[str]:
 def _entry_faults(form: str, entry: Any) -> list[str]:
     if not isinstance(entry, str) or len(entry) > ENTRY_CHARS_MAX:
         return []  # said already
-    pattern, wanted = _FILE, "a file in the model's folder, such as 'model.pt2'"
     if form == "python":
-        pattern = _FILE_ENTRY if ".py:" in entry else _PACKAGE_ENTRY
-        wanted = "'file.py:Class', the file in the model's folder, or 'package.module:Class'"
-    if pattern.fullmatch(entry) and ".." not in entry:
+        fits, wanted = _names_python(entry), PYTHON_ENTRY
+    else:
+        fits = bool(_FILE.fullmatch(entry)) and ".." not in entry
+        wanted = "a file in the model's folder, such as 'model.pt2'"
+    if fits:
         return []
     return [f"key 'entry' is {shown(entry)}: format = \"{form}\" needs {wanted}"]
 
