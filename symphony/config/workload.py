@@ -11,7 +11,8 @@ class SimulatedModel:
     """`copies` models alike: `rate` requests per second over all of them, arriving as `arrivals` says.
 
     `latency_ns` maps a kind of GPU to l(1), l(2), ... up to `batch_size_max`; the model is resident on every GPU of
-    these kinds. `arrivals` is in the words of `symphony.workload.Arrivals`.
+    these kinds. `arrivals` is in the words of `symphony.workload.Arrivals`. `memory_mb`: what it takes of each of these
+    GPUs, 0: not known. `load_ns`: how long bringing it into a GPU's memory takes.
     """
 
     name: str
@@ -21,6 +22,8 @@ class SimulatedModel:
     copies: int = 1
     arrivals: str = "poisson"
     priority: int = 4
+    memory_mb: float = 0.0
+    load_ns: int = 0
 
     @property
     def batch_size_max(self) -> int:
@@ -30,10 +33,11 @@ class SimulatedModel:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedGpus:
-    """`count` GPUs of one kind, with the next free ids."""
+    """`count` GPUs of one kind, with the next free ids. `memory_mb`: of one GPU for models, 0: it holds them all."""
 
     kind: str
     count: int
+    memory_mb: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +75,8 @@ class Workload:
     def model_count(self) -> int:
         """Return how many models there are, copies counted."""
         return sum(model.copies for model in self.models)
+
+    @property
+    def gpu_memories_mb(self) -> tuple[float, ...]:
+        """Return each GPU's memory for models, by id; 0: all of them fit."""
+        return tuple(group.memory_mb for group in self.gpus for _ in range(group.count))

@@ -18,6 +18,9 @@ KIND_COUNT_MAX = 8
 FAULT_COUNT_MAX = 10_000
 DELAY_US_MAX = 1_000_000.0
 DEFAULT_KIND = "gpu"
+MEMORY_MB_MAX = 1e9
+LOAD_MB_PER_MS = 25.0
+"""What a model's load takes if it is not said: a bus of 25 GB/s."""
 POLICIES = ("deferred", "eager", "timeout")
 Policy = Literal["deferred", "eager", "timeout"]
 
@@ -67,6 +70,8 @@ class SimulatedModelDocument(ProfileDocument):
     arrivals: str = Field(default="poisson", max_length=256)
     max_batch_size: int = Field(default=256, ge=1, le=BATCH_SIZE_LIMIT)
     priority: int = Field(default=4, ge=1, le=8)
+    memory_mb: Number = Field(default=0.0, ge=0.0, le=MEMORY_MB_MAX)
+    load_ms: Number | None = Field(default=None, ge=0.0, le=SLO_MS_MAX)
     profiles: dict[str, ProfileDocument] = Field(default_factory=dict, max_length=KIND_COUNT_MAX)
 
     @model_validator(mode="after")
@@ -84,6 +89,7 @@ class GpusDocument(Document):
 
     kind: str = Field(default=DEFAULT_KIND, min_length=1, max_length=64)
     count: int = Field(ge=1, le=GPU_COUNT_MAX)
+    memory_mb: Number = Field(default=0.0, ge=0.0, le=MEMORY_MB_MAX)
 
 
 class DelaysDocument(Document):
@@ -164,7 +170,7 @@ def _are_numbers(*values: Any) -> bool:
 def parse_workload(text: str, file: str) -> Workload:
     """Return the workload that `text`, the contents of `file`, describes; raise ConfigError with every fault."""
     document = read_document(WorkloadDocument, text, file)
-    gpus = tuple(SimulatedGpus(one.kind, one.count) for one in document.gpus)
+    gpus = tuple(SimulatedGpus(one.kind, one.count, memory_mb=one.memory_mb) for one in document.gpus)
     kinds = tuple(dict.fromkeys(group.kind for group in gpus))
     return Workload(
         models=tuple(_model(one, kinds) for one in document.models),
@@ -200,4 +206,6 @@ def _model(document: SimulatedModelDocument, kinds: tuple[str, ...]) -> Simulate
         copies=document.copies,
         arrivals=document.arrivals,
         priority=document.priority,
+        memory_mb=document.memory_mb,
+        load_ns=ms_to_ns(document.memory_mb / LOAD_MB_PER_MS if document.load_ms is None else document.load_ms),
     )

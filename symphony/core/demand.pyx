@@ -11,6 +11,7 @@ from symphony.core.stagger cimport active_set_size, early_batch_size, gathered_b
 from symphony.core.state cimport KIND_COUNT, Model, State, first_level
 
 cdef int64_t EPOCH_ROLLS_MAX = 8
+cdef double LONG_EPOCHS = 100.0
 
 
 cdef class Demand(State):
@@ -47,8 +48,9 @@ cdef class Demand(State):
             if not m.exists:
                 continue
             if passed > EPOCH_ROLLS_MAX:
-                m.rate = m.drop_rate = m.arrival_count = m.drop_count = 0.0
+                m.rate = m.long_rate = m.drop_rate = m.arrival_count = m.drop_count = 0.0
             for k in range(min(passed, EPOCH_ROLLS_MAX)):
+                m.long_rate += (m.arrival_count - m.long_rate) / LONG_EPOCHS
                 m.rate = followed(m.rate, m.arrival_count)
                 m.drop_rate = remembered(m.drop_rate, m.drop_count)
                 m.arrival_count = m.drop_count = 0.0

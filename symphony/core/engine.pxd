@@ -21,6 +21,8 @@ cdef class Engine(Windows):
     cdef int model_removed(self, int32_t model) noexcept nogil
     cdef int profile_changed(self, int32_t model, int32_t kind, const int64_t* latency) noexcept nogil
     cdef int margin_changed(self, int32_t model, int64_t margin) noexcept nogil
+    cdef int absence_allowed(self, int32_t model, int64_t alone) noexcept nogil
+    cdef int model_hurried(self, int32_t model) noexcept nogil
     cdef int gpu_left(self, int32_t gpu) noexcept nogil
     cdef int model_placed(self, int32_t model, int32_t gpu) noexcept nogil
     cdef int model_evicted(self, int32_t model, int32_t gpu) noexcept nogil

@@ -119,7 +119,10 @@ cdef class Engine(Windows):
         m.slo_ns = slo
         m.margin_ns = margin
         m.delay_ns = delay
-        m.alone_ns = NEVER
+        m.alone_ns = m.absent_ns = NEVER
+        m.is_hurried = False
+        m.long_rate = 0.0
+        m.used_at_ns = self.now_ns
         m.arrival_count = m.rate = m.drop_count = m.drop_rate = 0.0
         m.is_neglected = False
         m.share = 0.0
@@ -179,6 +182,21 @@ cdef class Engine(Windows):
         self.touch(model)
         return EVENT_OK
 
+    cdef int absence_allowed(self, int32_t model, int64_t alone) noexcept nogil:
+        if model < 0 or model >= self.model_count_max or not self.models[model].exists:
+            return EVENT_UNKNOWN_MODEL
+        if self.models[model].absent_ns != alone:
+            self.models[model].absent_ns = alone
+            self.residency_changed(model)
+        return EVENT_OK
+
+    cdef int model_hurried(self, int32_t model) noexcept nogil:
+        if model < 0 or model >= self.model_count_max or not self.models[model].exists:
+            return EVENT_UNKNOWN_MODEL
+        self.models[model].is_hurried = True
+        self.touch(model)
+        return EVENT_OK
+
     cdef int gpu_left(self, int32_t gpu) noexcept nogil:
         cdef int32_t model
         if gpu < 0 or gpu >= self.gpu_count_max or not self.gpus[gpu].is_joined:
@@ -235,6 +253,8 @@ cdef class Engine(Windows):
         for kind in range(KIND_COUNT):
             if m.kind_mask & (1 << kind) and self.pairs[model * KIND_COUNT + kind].latency[1] < m.alone_ns:
                 m.alone_ns = self.pairs[model * KIND_COUNT + kind].latency[1]
+        if m.kind_mask == 0:
+            m.alone_ns = m.absent_ns
         self.touch(model)
 
     # ---- drops -----------------------------------------------------------------------------------------------
@@ -261,7 +281,7 @@ cdef class Engine(Windows):
         for i in range(late.size()):
             model = late[0][i]
             m = &self.models[model]
-            if m.kind_mask == 0:
+            if m.alone_ns == NEVER:
                 self.drop_all(model, DROP_NO_GPU)
                 continue
             levels = m.level_mask
@@ -467,5 +487,7 @@ cdef class Engine(Windows):
         g.flights[g.flight_count].duration_ns = duration
         g.flight_count += 1
         g.free_at_ns = start + duration
+        self.models[model].used_at_ns = self.now_ns
+        self.models[model].is_hurried = False
         self.gpu_turned(gpu)
         self.refresh(model)

@@ -100,6 +100,24 @@ class ModelEvicted:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryDeclared:
+    """The GPU, which holds no model yet, has so many bytes for models: which it holds is decided by `Load`."""
+
+    gpu: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FootprintDeclared:
+    """`model` takes so many bytes of a GPU of `kind`, and is there `load_ns` after its load was decided."""
+
+    model: int
+    kind: int
+    memory_bytes: int
+    load_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class RequestArrived:
     """Request `id` (below `request_count_max`, not in use) for `model` must be answered by `deadline_ns`."""
 
@@ -145,6 +163,8 @@ Event = (
     | GpuRestored
     | ModelPlaced
     | ModelEvicted
+    | MemoryDeclared
+    | FootprintDeclared
     | RequestArrived
     | RequestCancelled
     | BatchStarted
@@ -172,4 +192,17 @@ class Drop:
     reason: str
 
 
-Decision = Dispatch | Drop
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Take the models `evicted` off `gpu` and bring `model` there, by `finish_at_ns` if all goes well.
+
+    Answer with `ModelPlaced`, or with `ModelEvicted` where that failed.
+    """
+
+    gpu: int
+    model: int
+    evicted: tuple[int, ...]
+    finish_at_ns: int
+
+
+Decision = Dispatch | Drop | Load

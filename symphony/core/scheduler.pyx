@@ -8,6 +8,7 @@ from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint64_t
 from libcpp.vector cimport vector
 
 from symphony.core.engine cimport Engine
+from symphony.core.residency cimport LoadDecision, Residency
 from symphony.core.state cimport (
     DECISION_DISPATCH,
     DROP_EXPIRED,
@@ -83,9 +84,10 @@ def check_range(name, value, lowest, highest):
 cdef class Scheduler:
     """Schedule requests onto GPUs in batches, each inside its schedulable window (docs/core.md)."""
 
-    def __init__(self, **settings):
+    def __init__(self, *, eviction="popularity", **settings):
         """Take the settings of docs/core.md as keywords."""
         self.engine = make_engine(**settings)
+        self.residency = Residency(self.engine, eviction=eviction)
 
     def step(self, now_ns, event=None):
         """Apply `event` at `now_ns` and return the decisions due, in the order made.
@@ -101,13 +103,15 @@ cdef class Scheduler:
         engine.begin(now_ns)
         if event is not None:
             self._apply(event)
+        self.residency.observe()
         engine.run(now_ns)
+        self.residency.plan(now_ns)
         return self._decisions()
 
     @property
     def wakeup_ns(self):
         """Return the instant of the next step that could decide something without an event, or NEVER_NS."""
-        return self.engine.wakeup()
+        return min(self.engine.wakeup(), self.residency.wakeup())
 
     @property
     def queued_count(self):
@@ -182,6 +186,19 @@ cdef class Scheduler:
             kind = engine.gpus[<int32_t>event.gpu].kind
             if not engine.models[<int32_t>event.model].profile_mask >> kind & 1:
                 raise ValueError(f"model {event.model} has no profile for kind {kind} of GPU {event.gpu}: give one first")
+        elif isinstance(event, events.MemoryDeclared):
+            self._check_gpu(event.gpu)
+            check_range("memory_bytes", event.memory_bytes, 0, TIME_LIMIT)
+            for model in range(engine.model_count_max):
+                if engine.models[<int32_t>model].exists and engine.resident[<int32_t>model].test(event.gpu):
+                    raise ValueError(f"GPU {event.gpu} holds model {model}: declare its memory before models are placed")
+        elif isinstance(event, events.FootprintDeclared):
+            self._check_model(event.model)
+            check_range("kind", event.kind, 0, KIND_COUNT - 1)
+            check_range("memory_bytes", event.memory_bytes, 0, TIME_LIMIT)
+            check_range("load_ns", event.load_ns, 0, TIME_LIMIT)
+            if not engine.models[<int32_t>event.model].profile_mask >> event.kind & 1:
+                raise ValueError(f"model {event.model} has no profile for kind {event.kind}: give one first")
         elif isinstance(event, events.ModelEvicted):
             self._check_model(event.model)
             self._check_gpu(event.gpu)
@@ -215,7 +232,7 @@ cdef class Scheduler:
             engine.model_added(event.model, event.slo_ns, event.batch_size_max, event.margin_ns, event.delay_ns,
                                event.batch_size_preferred)
         elif isinstance(event, events.ModelRemoved):
-            engine.model_removed(event.model)
+            self.residency.model_removed(event.model)
         elif isinstance(event, events.ProfileChanged):
             latency = event.latency_ns
             engine.profile_changed(event.model, event.kind, latency.data())
@@ -224,17 +241,22 @@ cdef class Scheduler:
         elif isinstance(event, events.GpuJoined):
             engine.gpu_joined(event.gpu, event.kind)
         elif isinstance(event, events.GpuLeft):
-            engine.gpu_left(event.gpu)
+            self.residency.gpu_left(event.gpu)
         elif isinstance(event, (events.GpuDrained, events.GpuRestored)):
-            engine.gpu_drained(event.gpu, isinstance(event, events.GpuDrained))
+            self.residency.gpu_drained(event.gpu, isinstance(event, events.GpuDrained))
         elif isinstance(event, events.ModelPlaced):
-            engine.model_placed(event.model, event.gpu)
+            self.residency.model_placed(event.model, event.gpu)
+        elif isinstance(event, events.MemoryDeclared):
+            self.residency.memory_declared(event.gpu, event.memory_bytes)
+        elif isinstance(event, events.FootprintDeclared):
+            self.residency.footprint_declared(event.model, event.kind, event.memory_bytes, event.load_ns)
         else:
-            engine.model_evicted(event.model, event.gpu)
+            self.residency.model_evicted(event.model, event.gpu)
 
     cdef list _decisions(self):
         cdef Engine engine = self.engine
         cdef NativeDecision decision
+        cdef LoadDecision load
         cdef size_t i, j
         result = []
         for i in range(engine.decisions.size()):
@@ -245,4 +267,8 @@ cdef class Scheduler:
                                               decision.start_at_ns, decision.finish_at_ns))
             else:
                 result.append(events.Drop(engine.ids[decision.first], DROP_TOKENS[decision.reason]))
+        for i in range(self.residency.decisions.size()):
+            load = self.residency.decisions[i]
+            victims = tuple([self.residency.victims[load.first + j] for j in range(load.count)])
+            result.append(events.Load(load.gpu, load.model, victims, load.finish_at_ns))
         return result

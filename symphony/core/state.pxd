@@ -72,11 +72,15 @@ cdef struct Model:
     double drop_rate
     cbool is_neglected        # too many are
     int64_t margin_ns
-    int64_t alone_ns          # smallest l(1) over resident kinds
+    int64_t alone_ns          # smallest l(1) over resident kinds; `absent_ns` where it is resident nowhere; NEVER: no GPU
+    int64_t absent_ns         # what to allow for a batch of one while it is resident nowhere; NEVER: then it has no GPU
     int64_t slo_ns
     int64_t delay_ns          # timeout policy
     int32_t preferred         # timeout policy: a batch of this size goes at once
     double share              # of the GPUs' time that its arrivals ask for
+    double long_rate          # per epoch, over a hundred epochs or so: how popular it is
+    int64_t used_at_ns        # when a batch of it was dispatched last
+    cbool is_hurried          # its candidate need not wait, until it is dispatched
 
 # A model on a kind of GPU.
 cdef struct Pair:
@@ -162,6 +166,7 @@ cdef class State:
 
     # GPUs
     cdef vector[Gpu] gpus
+    cdef vector[Bitmap] usable                  # by kind: joined and not drained
     cdef vector[Bitmap] available               # by kind: idle or ahead
     cdef vector[Bitmap] idle                    # by kind
     cdef vector[Bitmap] ahead                   # by kind: running one batch, and near its end

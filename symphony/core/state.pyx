@@ -42,12 +42,14 @@ cdef class State:
         self.resident.resize(model_count_max)
         self.is_dirty.assign(model_count_max, 0)
         self.gpus.resize(gpu_count_max)
+        self.usable.resize(KIND_COUNT)
         self.available.resize(KIND_COUNT)
         self.idle.resize(KIND_COUNT)
         self.ahead.resize(KIND_COUNT)
         self.confined.resize(KIND_COUNT)
         self.schedulable.resize(KIND_COUNT)
         for i in range(KIND_COUNT):
+            self.usable[i].reset(gpu_count_max)
             self.available[i].reset(gpu_count_max)
             self.idle[i].reset(gpu_count_max)
             self.ahead[i].reset(gpu_count_max)
@@ -332,6 +334,10 @@ cdef class State:
         if is_in_use != g.is_in_use:
             g.is_in_use = is_in_use
             self.in_use_count += 1 if is_in_use else -1
+        if is_usable:
+            self.usable[g.kind].set(gpu)
+        else:
+            self.usable[g.kind].clear(gpu)
         if is_idle:
             self.idle[g.kind].set(gpu)
         else:

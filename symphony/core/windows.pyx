@@ -8,7 +8,7 @@ urgency grows while its queue stays as it is (a batch that no longer fits shrink
 foreseen. A key holds for any live count up to the pair's `quiet` one, which is about what will have arrived by then.
 """
 
-from libc.stdint cimport INT32_MAX, INT64_MIN, UINT32_MAX, int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN, UINT32_MAX, int32_t, int64_t, uint8_t, uint32_t
 from libcpp cimport bool as cbool
 
 from symphony.core.demand cimport Demand
@@ -41,7 +41,7 @@ cdef class Windows(Demand):
             return
         may_grow = self.policy == POLICY_DEFERRED and <uint32_t>count == m.live_count and count < m.batch_size_max
         window.confined_ns = window.ready_ns = INT64_MIN
-        if not may_grow and self.is_nearly_whole(model, count):
+        if not may_grow and not m.is_hurried and self.is_nearly_whole(model, count):
             window.ready_ns = self.last_call(model, kind, <int32_t>m.live_count)
         if may_grow or (self.policy == POLICY_TIMEOUT and m.live_count < <uint32_t>m.preferred):
             window = self.window(model, kind, count)
@@ -78,6 +78,9 @@ cdef class Windows(Demand):
         cdef Window window
         if self.policy == POLICY_TIMEOUT:
             window.confined_ns = window.ready_ns = self.slot_arrived[self.head_slot(model)] + m.delay_ns
+            return window
+        if m.is_hurried:
+            window.confined_ns = window.ready_ns = INT64_MIN
             return window
         window.confined_ns = window.ready_ns = self.due(model, count) - self.control_ns - max(
             self.pairs[pair].latency[count + 1], self.pairs[pair].latency[count] + self.window_ns)
@@ -161,7 +164,7 @@ cdef class Windows(Demand):
         cdef Model* m = &self.models[model]
         if not m.exists or m.live_count == 0:
             self.hopeless.remove(model)
-        elif m.kind_mask == 0:
+        elif m.alone_ns == INT64_MAX:
             self.hopeless.set(model, INT64_MIN)
         else:
             self.hopeless.set(model, m.earliest_ns - m.margin_ns - m.alone_ns - self.control_ns + 1)

@@ -6,6 +6,7 @@ from libcpp.vector cimport vector
 
 from symphony.core.engine cimport Engine
 from symphony.core.margins cimport Margins
+from symphony.core.residency cimport LoadDecision, Residency
 from symphony.core.state cimport NativeDecision
 
 cdef enum:
@@ -15,10 +16,12 @@ cdef enum:
 cdef class SimPolicy:
     cdef vector[NativeDecision] decisions    # of the last run
     cdef vector[uint32_t] ids                # slots of each decision, from `first` on
+    cdef vector[LoadDecision] loads          # of the last run
     cdef void begin(self, int64_t now) noexcept nogil
     cdef void request_arrived(self, uint32_t slot, int32_t model, int64_t deadline, int32_t priority) noexcept nogil
     cdef void batch_finished(self, uint64_t plan_id, int32_t gpu, int64_t now) noexcept nogil
     cdef void gpu_left(self, int32_t gpu) noexcept nogil
+    cdef void model_loaded(self, int32_t model, int32_t gpu) noexcept nogil
     cdef void run(self, int64_t now) noexcept nogil
     cdef int64_t wakeup(self) noexcept nogil
 
@@ -26,3 +29,4 @@ cdef class SimPolicy:
 cdef class CorePolicy(SimPolicy):
     cdef readonly Engine engine
     cdef Margins margins                     # None if they stay as configured
+    cdef readonly Residency residency

@@ -5,6 +5,7 @@ from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t
 
 from symphony.core.engine cimport Engine
 from symphony.core.margins cimport Margins
+from symphony.core.residency cimport Residency
 
 
 cdef class SimPolicy:
@@ -22,6 +23,9 @@ cdef class SimPolicy:
     cdef void gpu_left(self, int32_t gpu) noexcept nogil:
         pass
 
+    cdef void model_loaded(self, int32_t model, int32_t gpu) noexcept nogil:
+        pass
+
     cdef void run(self, int64_t now) noexcept nogil:
         pass
 
@@ -32,9 +36,10 @@ cdef class SimPolicy:
 cdef class CorePolicy(SimPolicy):
     """The core behind its native door, margins beside it: the code that the live node runs, byte for byte."""
 
-    def __init__(self, Engine engine, bint adapt=True):
+    def __init__(self, Engine engine, Residency residency, bint adapt=True):
         """Take an engine that knows its models, profiles and GPUs, and no request; `adapt`: learn margins."""
         self.engine = engine
+        self.residency = residency
         self.margins = Margins(engine) if adapt else None
 
     cdef void begin(self, int64_t now) noexcept nogil:
@@ -50,12 +55,18 @@ cdef class CorePolicy(SimPolicy):
             self.engine.batch_finished(plan_id, gpu, now)
 
     cdef void gpu_left(self, int32_t gpu) noexcept nogil:
-        self.engine.gpu_left(gpu)
+        self.residency.gpu_left(gpu)
+
+    cdef void model_loaded(self, int32_t model, int32_t gpu) noexcept nogil:
+        self.residency.model_placed(model, gpu)
 
     cdef void run(self, int64_t now) noexcept nogil:
+        self.residency.observe()
         self.engine.run(now)
+        self.residency.plan(now)
+        self.loads.swap(self.residency.decisions)
         self.decisions.swap(self.engine.decisions)
         self.ids.swap(self.engine.ids)
 
     cdef int64_t wakeup(self) noexcept nogil:
-        return self.engine.wakeup()
+        return min(self.engine.wakeup(), self.residency.wakeup())

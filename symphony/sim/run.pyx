@@ -82,6 +82,9 @@ cdef class Simulation:
     cdef vector[uint32_t] members
     cdef vector[uint32_t] orphans             # requests of a GPU that died
     cdef IndexedHeap finishes                 # GPU by the end of its running batch
+    cdef IndexedHeap loads                    # GPU by the end of the load under way
+    cdef vector[int32_t] loading              # by GPU: the model on its way there
+    cdef readonly int64_t load_count
     cdef int64_t next_arrival
     cdef int64_t next_fault
     cdef readonly int64_t done_count
@@ -122,6 +125,8 @@ cdef class Simulation:
             self.gpus[i].head = self.gpus[i].tail = NOTHING
             self.gpus[i].free_ns = 0
         self.finishes.reset(gpu_kinds.shape[0])
+        self.loads.reset(gpu_kinds.shape[0])
+        self.loading.assign(gpu_kinds.shape[0], NOTHING)
         self.outcome = np.zeros(self.count, np.uint8)
         self.ended_ns = np.zeros(self.count, np.int64)
         self._outcome, self._ended = self.outcome, self.ended_ns
@@ -180,6 +185,8 @@ cdef class Simulation:
                 now = self.at_ns[self.next_arrival]
             if not self.finishes.empty() and self.finishes.top_key() < now:
                 now = self.finishes.top_key()
+            if not self.loads.empty() and self.loads.top_key() < now:
+                now = self.loads.top_key()
             if self.next_fault < self.fault_at.shape[0] and self.done_count < self.count \
                     and self.fault_at[self.next_fault] < now:
                 now = self.fault_at[self.next_fault]
@@ -196,6 +203,8 @@ cdef class Simulation:
             self.policy.begin(now)
             while not self.finishes.empty() and self.finishes.top_key() <= now:
                 self.end_batch(<int32_t>self.finishes.top(), now)
+            while not self.loads.empty() and self.loads.top_key() <= now:
+                self.end_load(<int32_t>self.loads.top())
             while self.next_fault < self.fault_at.shape[0] and self.fault_at[self.next_fault] <= now:
                 self.strike(self.fault_gpu[self.next_fault], self.fault_slowness[self.next_fault], now)
                 self.next_fault += 1
@@ -218,6 +227,14 @@ cdef class Simulation:
                     self.end_request(self.policy.ids[d.first + k], <uint8_t>(FIRST_DROP + d.reason), now)
             else:
                 self.preempt(d.gpu, d.plan_id, now)
+        for i in range(self.policy.loads.size()):
+            self.loading[self.policy.loads[i].gpu] = self.policy.loads[i].model
+            self.loads.set(<uint32_t>self.policy.loads[i].gpu, self.policy.loads[i].finish_at_ns)
+            self.load_count += 1
+
+    cdef void end_load(self, int32_t gpu) noexcept nogil:
+        self.loads.remove(<uint32_t>gpu)
+        self.policy.model_loaded(self.loading[gpu], gpu)
 
     cdef void end_request(self, uint32_t slot, uint8_t outcome, int64_t now) noexcept nogil:
         self._outcome[slot] = outcome
@@ -303,6 +320,7 @@ cdef class Simulation:
             return
         g.is_dead = True
         self.finishes.remove(<uint32_t>gpu)
+        self.loads.remove(<uint32_t>gpu)
         self.orphans.clear()
         while g.head != NOTHING:
             batch = &self.batches[g.head]

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from symphony.config.workload import Workload
-from symphony.core import GpuJoined, ModelAdded, ModelPlaced, ProfileChanged, Scheduler
+from symphony.core import (
+    FootprintDeclared,
+    GpuJoined,
+    MemoryDeclared,
+    ModelAdded,
+    ModelPlaced,
+    ProfileChanged,
+    Scheduler,
+)
 from symphony.sim.policy import CorePolicy, SimPolicy
 from symphony.sim.run import Simulation
 from symphony.units import NS_PER_S
@@ -21,6 +29,7 @@ JITTER_MIN = 0.1
 PROGRESS_STEPS = 100
 REQUEST_COUNT_MAX = 100_000_000
 KIND_COUNT = 8
+BYTES_PER_MB = 1_000_000
 
 Array = np.ndarray[Any, Any]
 
@@ -50,6 +59,7 @@ class Outcome:
     batches: dict[str, Array]
     members: Array
     step_count: int
+    load_count: int = 0
 
     def digest(self) -> str:
         """Return 16 hexadecimal digits of everything that was decided."""
@@ -109,22 +119,32 @@ def make_core_policy(workload: Workload, request_count: int, *, adapt: bool = Tr
     )
     kinds = list(dict.fromkeys(workload.gpu_kinds))
     number = 0
-    hosts: list[tuple[int, str]] = []
+    hosts: list[tuple[int, str, int]] = []
     for spec in workload.models:
         size = spec.batch_size_max
         for _ in range(spec.copies):
             scheduler.step(0, ModelAdded(number, spec.slo_ns, size, workload.margin_ns + workload.reply_ns))
             for kind, table in spec.latency_ns.items():
                 scheduler.step(0, ProfileChanged(number, kinds.index(kind), table[:size]))
-                hosts.append((number, kind))
+                memory_bytes = round(spec.memory_mb * BYTES_PER_MB)
+                hosts.append((number, kind, memory_bytes))
+                scheduler.step(0, FootprintDeclared(number, kinds.index(kind), memory_bytes, spec.load_ns))
             number += 1
     for gpu, kind in enumerate(workload.gpu_kinds):
         scheduler.step(0, GpuJoined(gpu, kinds.index(kind)))
+    free = {gpu: round(memory_mb * BYTES_PER_MB) for gpu, memory_mb in enumerate(workload.gpu_memories_mb) if memory_mb}
+    for gpu, memory_bytes in free.items():
+        scheduler.step(0, MemoryDeclared(gpu, memory_bytes))
     by_kind = {kind: [gpu for gpu, own in enumerate(workload.gpu_kinds) if own == kind] for kind in kinds}
-    for model, kind in hosts:
+    for model, kind, memory_bytes in hosts:
         for gpu in by_kind[kind]:
+            # Where memory is short the first models are there at the start, and the others are loaded by demand.
+            if gpu in free and memory_bytes > free[gpu]:
+                continue
             scheduler.step(0, ModelPlaced(model, gpu))
-    return CorePolicy(scheduler.engine, adapt)
+            if gpu in free:
+                free[gpu] -= memory_bytes
+    return CorePolicy(scheduler.engine, scheduler.residency, adapt)
 
 
 def latency_tables(workload: Workload) -> Array:
@@ -181,4 +201,4 @@ def simulate(
             on_progress(step / PROGRESS_STEPS)
     run.run()
     batches, members = run.batch_log()
-    return Outcome(workload, requests, run.outcome, run.ended_ns, batches, members, run.step_count)
+    return Outcome(workload, requests, run.outcome, run.ended_ns, batches, members, run.step_count, run.load_count)
