@@ -6,6 +6,7 @@ from typing import Final
 
 NS_PER_US: Final = 1_000
 NS_PER_MS: Final = 1_000_000
+BYTES_PER_MB = 1_000_000
 NS_PER_S: Final = 1_000_000_000
 NEVER_NS: Final = 2**63 - 1
 """An instant that does not come: the `wakeup_ns` of a scheduler with nothing to wait for."""

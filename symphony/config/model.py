@@ -28,7 +28,8 @@ class EmulatedSpec:
     `jitter` is a standard deviation as a share of l(b). `*_every` inject a fault in each n-th batch (0: never);
     batches larger than `memory_size_max` run out of memory, and after `lost_after` batches the device is lost (0: not).
     Batches grow longer by the share `drift` within `drift_s` seconds of the first, and by `slow_factor` on the device
-    with the index `slow_device` (-1: on none).
+    with the index `slow_device` (-1: on none). It takes `memory_mb` of a device's memory, `load_ms` to be brought
+    there, and every `load_fail_every`-th load fails.
     """
 
     alpha_ms: float | None = None
@@ -46,6 +47,9 @@ class EmulatedSpec:
     drift_s: float = 60.0
     slow_device: int = -1
     slow_factor: float = 1.0
+    memory_mb: float = 0.0
+    load_ms: float = 0.0
+    load_fail_every: int = 0
 
 
 @dataclass(frozen=True, slots=True)

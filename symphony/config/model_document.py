@@ -103,6 +103,9 @@ class EmulatedDocument(Document):
     drift_s: Number = Field(default=60.0, ge=0.001, le=86_400.0)
     slow_device: int = Field(default=-1, ge=-1, le=1 << 16)
     slow_factor: Number = Field(default=1.0, ge=0.1, le=100.0)
+    memory_mb: Number = Field(default=0.0, ge=0.0, le=1e9)
+    load_ms: Number = Field(default=0.0, ge=0.0, le=SLO_MS_MAX)
+    load_fail_every: int = Field(default=0, ge=0, le=FAULT_PERIOD_MAX)
 
     @model_validator(mode="after")
     def _one_profile(self) -> EmulatedDocument:

@@ -16,7 +16,8 @@ class NodeConfig:
     `lead_us`: how long before a GPU is predicted free its next batch is decided. `window_us`: least width of a
     schedulable window (timers are late). `poll_s`: how often the repository is looked at for changes; 0: never.
     `reply_margin_ms`: least time kept free between a batch's end and its deadlines. `timeout_delay_ms` and
-    `timeout_batch_size` (0: the model's largest) serve the policy "timeout".
+    `timeout_batch_size` (0: the model's largest) serve the policy "timeout". `device_memory_mb`: what models may take
+    of each GPU's memory; where they need more, those asked for are there and the others on the host. 0: all are there.
     """
 
     host: str = "127.0.0.1"
@@ -38,3 +39,4 @@ class NodeConfig:
     reply_margin_ms: float = 2.0
     timeout_delay_ms: float = 5.0
     timeout_batch_size: int = 0
+    device_memory_mb: float = 0.0

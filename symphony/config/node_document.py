@@ -39,6 +39,7 @@ class NodeDocument(Document):
     reply_margin_ms: Number = Field(default=_DEFAULT.reply_margin_ms, ge=0.0, le=1e4)
     timeout_delay_ms: Number = Field(default=_DEFAULT.timeout_delay_ms, ge=0.0, le=60_000.0)
     timeout_batch_size: int = Field(default=_DEFAULT.timeout_batch_size, ge=0, le=4096)
+    device_memory_mb: Number = Field(default=_DEFAULT.device_memory_mb, ge=0.0, le=1e9)
 
     @field_validator("devices")
     @classmethod

@@ -118,6 +118,15 @@ class FootprintDeclared:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadFinished:
+    """The load ended: its model is on the GPU, or, if not `is_there`, could not be brought there."""
+
+    load_id: int
+    gpu: int
+    is_there: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class RequestArrived:
     """Request `id` (below `request_count_max`, not in use) for `model` must be answered by `deadline_ns`."""
 
@@ -165,6 +174,7 @@ Event = (
     | ModelEvicted
     | MemoryDeclared
     | FootprintDeclared
+    | LoadFinished
     | RequestArrived
     | RequestCancelled
     | BatchStarted
@@ -196,9 +206,10 @@ class Drop:
 class Load:
     """Take the models `evicted` off `gpu` and bring `model` there, by `finish_at_ns` if all goes well.
 
-    Answer with `ModelPlaced`, or with `ModelEvicted` where that failed.
+    Load ids count from 1. Answer with `LoadFinished`; the evicted models are taken to be gone at once.
     """
 
+    load_id: int
     gpu: int
     model: int
     evicted: tuple[int, ...]

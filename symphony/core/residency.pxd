@@ -1,12 +1,17 @@
 # More models than memory: which GPU holds which model, and what to load next. One thread at a time, like the engine
 # beside it. Sizes are bytes, times int64 nanoseconds.
 
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
 
 from symphony.core.containers cimport IndexedHeap
 from symphony.core.engine cimport Engine
+
+
+cdef enum:
+    CONSIDERED_MAX = 32       # absent models looked at in one plan
+    VICTIM_COUNT_MAX = 64     # models that leave for one
 
 
 # A model's weights on GPUs of one kind.
@@ -20,11 +25,13 @@ cdef struct Store:
     int64_t budget_bytes      # -1: its memory is not managed here
     int64_t used_bytes        # of what it holds and of what is being loaded
     int32_t loading           # the model on its way there, -1: none; one at a time
+    uint64_t load_id
     int64_t loading_since_ns
 
 
 # Evict `victims` (from `first` on, `count` of them), then load `model`; it should be there by `finish_at_ns`.
 cdef struct LoadDecision:
+    uint64_t load_id
     int32_t gpu
     int32_t model
     uint32_t first
@@ -52,10 +59,12 @@ cdef class Residency:
     cdef vector[int32_t] best                 # victims of the best GPU
     cdef vector[LoadDecision] decisions       # of the last plan
     cdef vector[int32_t] victims
-    cdef readonly int64_t load_count
+    cdef readonly uint64_t load_count
+    cdef cbool may_fill                       # a model or memory came since the last plan that filled nothing
 
     cdef int memory_declared(self, int32_t gpu, int64_t budget) noexcept nogil
     cdef int footprint_declared(self, int32_t model, int32_t kind, int64_t memory, int64_t load) noexcept nogil
+    cdef int load_finished(self, uint64_t load_id, int32_t gpu, cbool is_there) noexcept nogil
     cdef int model_placed(self, int32_t model, int32_t gpu) noexcept nogil
     cdef int model_evicted(self, int32_t model, int32_t gpu) noexcept nogil
     cdef int model_removed(self, int32_t model) noexcept nogil
@@ -70,6 +79,7 @@ cdef class Residency:
     cdef cbool has_channel(self) noexcept nogil
     cdef void choose(self, int64_t now) noexcept nogil
     cdef double load_share(self, int32_t model) noexcept nogil
+    cdef double per_request(self, int32_t model) noexcept nogil
     cdef int64_t alone_of(self, int32_t model) noexcept nogil
     cdef cbool place(self, int32_t model, cbool is_crowded, cbool is_replica, int64_t now) noexcept nogil
     cdef cbool gather_victims(self, int32_t gpu, int64_t need, int64_t now) noexcept nogil
@@ -81,3 +91,4 @@ cdef class Residency:
     cdef void start(self, int32_t model, int32_t gpu, int64_t now) noexcept nogil
     cdef void hurry(self, int32_t model) noexcept nogil
     cdef void replicate(self, int64_t now) noexcept nogil
+    cdef void fill(self, int64_t now) noexcept nogil

@@ -12,7 +12,7 @@ are: the most urgent first; under overload those are passed over that hold most 
 who leaves is who is asked for least over the last ten seconds or so, not who was asked for last.
 """
 
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.algorithm cimport sort
 
@@ -32,10 +32,6 @@ cdef int64_t RETRY_NS = 1_000_000_000
 """After a load that failed; its requests wait no longer than their deadlines anyway."""
 cdef double CROWDED_GPUS = 0.7
 """A GPU that holds models which ask for more of its time than this gets further ones only if all do."""
-cdef enum:
-    CONSIDERED_MAX = 32       # absent models looked at in one plan
-    VICTIM_COUNT_MAX = 64     # models that leave for one
-
 
 cdef class Residency:
     """Decide loads and evictions beside an engine; see residency.pxd for who may call what."""
@@ -75,6 +71,7 @@ cdef class Residency:
             sort(self.managed.begin(), self.managed.end())
         self.stores[gpu].budget_bytes = budget
         self.is_active = True
+        self.may_fill = True
         for model in range(self.engine.model_count_max):
             self.allow_absence(model)
         return EVENT_OK
@@ -93,55 +90,67 @@ cdef class Residency:
                 self.stores[gpu].used_bytes += memory - max(self.footprints[model * KIND_COUNT + kind].memory_bytes, 0)
         self.footprints[model * KIND_COUNT + kind].memory_bytes = memory
         self.footprints[model * KIND_COUNT + kind].load_ns = load
+        self.may_fill = True
+        self.allow_absence(model)
+        return EVENT_OK
+
+    cdef int load_finished(self, uint64_t load_id, int32_t gpu, cbool is_there) noexcept nogil:
+        """Take note of the end of a load, well or not; of one that is not expected any more nothing is kept."""
+        cdef Store* store
+        cdef Footprint* footprint
+        cdef int32_t model
+        if gpu < 0 or gpu >= self.engine.gpu_count_max:
+            return EVENT_UNKNOWN_GPU
+        store = &self.stores[gpu]
+        if store.loading < 0 or store.load_id != load_id:
+            return EVENT_OK
+        model = store.loading
+        if not is_there:
+            self.forget(model, gpu)
+            self.retry_at_ns[model] = self.engine.now_ns + RETRY_NS
+            self.allow_absence(model)
+            self.engine.touch(model)
+            return EVENT_OK
+        footprint = &self.footprints[model * KIND_COUNT + self.engine.gpus[gpu].kind]
+        footprint.load_ns += (self.engine.now_ns - store.loading_since_ns - footprint.load_ns) // 4
+        store.loading = -1
+        self.loading_count[model] -= 1
+        self.held[gpu].push_back(model)
+        self.engine.models[model].used_at_ns = self.engine.now_ns
+        self.engine.model_placed(model, gpu)
         self.allow_absence(model)
         return EVENT_OK
 
     cdef int model_placed(self, int32_t model, int32_t gpu) noexcept nogil:
-        """Take note of a load that ended, or of a model that was placed from outside; then tell the engine."""
-        cdef Store* store
-        cdef Footprint* footprint
+        """Tell the engine of a model that was placed from outside, and count its memory."""
         cdef cbool was_there
         cdef int status
         if gpu < 0 or gpu >= self.engine.gpu_count_max or self.stores[gpu].budget_bytes < 0:
             return self.engine.model_placed(model, gpu)
+        if self.stores[gpu].loading == model:
+            return self.load_finished(self.stores[gpu].load_id, gpu, True)
         was_there = 0 <= model < self.engine.model_count_max and self.engine.resident[model].test(gpu)
         status = self.engine.model_placed(model, gpu)
-        store = &self.stores[gpu]
-        if store.loading == model and status != EVENT_OK:
-            self.forget(model, gpu)
-            return EVENT_OK if status == EVENT_UNKNOWN_MODEL else status
-        if status != EVENT_OK or was_there:
-            return status
-        footprint = &self.footprints[model * KIND_COUNT + self.engine.gpus[gpu].kind]
-        if store.loading == model:
-            footprint.load_ns += (self.engine.now_ns - store.loading_since_ns - footprint.load_ns) // 4
-            store.loading = -1
-            self.loading_count[model] -= 1
-        else:
-            store.used_bytes += max(footprint.memory_bytes, 0)
-        self.held[gpu].push_back(model)
-        self.engine.models[model].used_at_ns = self.engine.now_ns
-        self.allow_absence(model)
-        return EVENT_OK
+        if status == EVENT_OK and not was_there:
+            self.stores[gpu].used_bytes += max(
+                self.footprints[model * KIND_COUNT + self.engine.gpus[gpu].kind].memory_bytes, 0)
+            self.held[gpu].push_back(model)
+            self.engine.models[model].used_at_ns = self.engine.now_ns
+        return status
 
     cdef int model_evicted(self, int32_t model, int32_t gpu) noexcept nogil:
-        """Take note of a load that failed, or of a model that was taken away from outside; then tell the engine."""
-        cdef int status
+        """Tell the engine of a model that leaves or was taken away, and give back its memory."""
         cdef size_t i
         if gpu < 0 or gpu >= self.engine.gpu_count_max or self.stores[gpu].budget_bytes < 0:
             return self.engine.model_evicted(model, gpu)
         if self.stores[gpu].loading == model:
-            self.forget(model, gpu)
-            if 0 <= model < self.engine.model_count_max and self.engine.models[model].exists:
-                self.retry_at_ns[model] = self.engine.now_ns + RETRY_NS
-                self.allow_absence(model)
-                self.engine.touch(model)
-            return EVENT_OK
+            return self.load_finished(self.stores[gpu].load_id, gpu, False)
         for i in range(self.held[gpu].size()):
             if self.held[gpu][i] == model:
                 self.held[gpu].erase(self.held[gpu].begin() + i)
                 self.stores[gpu].used_bytes -= max(
                     self.footprints[model * KIND_COUNT + self.engine.gpus[gpu].kind].memory_bytes, 0)
+                self.may_fill = True
                 break
         return self.engine.model_evicted(model, gpu)
 
@@ -280,6 +289,8 @@ cdef class Residency:
             self.seen_epoch = self.engine.epoch
             if not self.by_recency:
                 self.replicate(now)
+        if self.may_fill and self.absent.empty():
+            self.fill(now)
 
     cdef int64_t wakeup(self) noexcept nogil:
         """Return when the next plan could decide something without an event; the least of this and the engine's holds."""
@@ -300,7 +311,7 @@ cdef class Residency:
         (Moore and Hodgson's rule, 1968).
         """
         cdef int32_t model
-        cdef double per_request, worst_per_request
+        cdef double worst_per_request
         cdef size_t i, k, worst
         cdef double spent = 0.0
         self.order.clear()
@@ -325,12 +336,15 @@ cdef class Residency:
             worst = 0
             worst_per_request = -1.0
             for k in range(self.chosen.size()):
-                per_request = self.load_share(self.chosen[k]) / <double>self.engine.models[self.chosen[k]].live_count
-                if per_request >= worst_per_request:
-                    worst_per_request = per_request
+                if self.per_request(self.chosen[k]) >= worst_per_request:
+                    worst_per_request = self.per_request(self.chosen[k])
                     worst = k
             if self.chosen.size() > 1:
                 self.chosen.erase(self.chosen.begin() + worst)
+
+    cdef double per_request(self, int32_t model) noexcept nogil:
+        """Return how much of the channel the model's load takes for each request that waits for it."""
+        return self.load_share(model) / <double>self.engine.models[model].live_count
 
     cdef double load_share(self, int32_t model) noexcept nogil:
         """Return how long the model's load takes, spread over the GPUs that can load at once."""
@@ -483,6 +497,8 @@ cdef class Residency:
         cdef Store* store = &self.stores[gpu]
         cdef Footprint* footprint = &self.footprints[model * KIND_COUNT + self.engine.gpus[gpu].kind]
         cdef size_t i
+        self.load_count += 1
+        decision.load_id = store.load_id = self.load_count
         decision.gpu = gpu
         decision.model = model
         decision.first = <uint32_t>self.victims.size()
@@ -493,9 +509,8 @@ cdef class Residency:
             self.model_evicted(self.best[i], gpu)
         store.used_bytes += footprint.memory_bytes
         store.loading = model
-        store.loading_since_ns = now
+        store.loading_since_ns = now + self.engine.control_ns
         self.loading_count[model] += 1
-        self.load_count += 1
         self.decisions.push_back(decision)
         self.allow_absence(model)
 
@@ -506,14 +521,41 @@ cdef class Residency:
             self.has_hurried = True
 
     cdef void replicate(self, int64_t now) noexcept nogil:
-        """Load the model that loses most requests onto one GPU more, if any has time to spare."""
+        """Load the model that loses most requests onto one GPU more, if any has time to spare.
+
+        Or onto the first: its requests cannot wait for a load, but those to come need not.
+        """
         cdef int32_t model
         cdef int32_t worst = -1
         for model in range(self.engine.model_count_max):
             if (self.engine.models[model].exists and self.engine.models[model].is_neglected
-                    and self.loading_count[model] == 0 and self.engine.models[model].kind_mask != 0
+                    and self.loading_count[model] == 0
                     and self.retry_at_ns[model] <= now
                     and (worst < 0 or self.engine.models[model].drop_rate > self.engine.models[worst].drop_rate)):
                 worst = model
         if worst >= 0:
-            self.place(worst, False, True, now)
+            self.place(worst, True, self.engine.models[worst].kind_mask != 0, now)
+
+    cdef void fill(self, int64_t now) noexcept nogil:
+        """Load, where memory is free, models that no GPU holds, before anybody asks for them."""
+        cdef int32_t model, gpu, kind
+        cdef int64_t memory
+        cdef size_t i
+        self.may_fill = False
+        for model in range(self.engine.model_count_max):
+            if (not self.engine.models[model].exists or self.engine.models[model].kind_mask != 0
+                    or self.loading_count[model] > 0 or self.retry_at_ns[model] > now):
+                continue
+            for i in range(self.managed.size()):
+                gpu = self.managed[i]
+                kind = self.engine.gpus[gpu].kind
+                memory = self.footprints[model * KIND_COUNT + kind].memory_bytes
+                if memory < 0 or self.engine.gpus[gpu].is_drained:
+                    continue
+                if memory <= self.stores[gpu].budget_bytes - self.stores[gpu].used_bytes:
+                    # One more may fit when this one, or the load under way, is there.
+                    self.may_fill = True
+                    if self.stores[gpu].loading < 0:
+                        self.best.clear()
+                        self.start(model, gpu, now)
+                        break

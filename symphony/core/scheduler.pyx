@@ -192,6 +192,9 @@ cdef class Scheduler:
             for model in range(engine.model_count_max):
                 if engine.models[<int32_t>model].exists and engine.resident[<int32_t>model].test(event.gpu):
                     raise ValueError(f"GPU {event.gpu} holds model {model}: declare its memory before models are placed")
+        elif isinstance(event, events.LoadFinished):
+            check_range("gpu", event.gpu, 0, engine.gpu_count_max - 1)
+            check_range("load_id", event.load_id, 0, INT64_MAX)
         elif isinstance(event, events.FootprintDeclared):
             self._check_model(event.model)
             check_range("kind", event.kind, 0, KIND_COUNT - 1)
@@ -248,6 +251,8 @@ cdef class Scheduler:
             self.residency.model_placed(event.model, event.gpu)
         elif isinstance(event, events.MemoryDeclared):
             self.residency.memory_declared(event.gpu, event.memory_bytes)
+        elif isinstance(event, events.LoadFinished):
+            self.residency.load_finished(event.load_id, event.gpu, event.is_there)
         elif isinstance(event, events.FootprintDeclared):
             self.residency.footprint_declared(event.model, event.kind, event.memory_bytes, event.load_ns)
         else:
@@ -270,5 +275,5 @@ cdef class Scheduler:
         for i in range(self.residency.decisions.size()):
             load = self.residency.decisions[i]
             victims = tuple([self.residency.victims[load.first + j] for j in range(load.count)])
-            result.append(events.Load(load.gpu, load.model, victims, load.finish_at_ns))
+            result.append(events.Load(load.load_id, load.gpu, load.model, victims, load.finish_at_ns))
         return result

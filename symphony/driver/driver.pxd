@@ -11,6 +11,7 @@ from libcpp.vector cimport vector
 
 from symphony.core.engine cimport Engine
 from symphony.core.margins cimport Margins
+from symphony.core.residency cimport Residency
 
 cdef extern from "symphony/mpsc_ring.h" namespace "symphony" nogil:
     cppclass MpscRing[T]:
@@ -41,6 +42,9 @@ cdef enum EventKind:
     ON_GPU_RESTORED
     ON_MODEL_PLACED
     ON_MODEL_EVICTED
+    ON_MEMORY_DECLARED
+    ON_FOOTPRINT_DECLARED
+    ON_LOAD_FINISHED
 
 cdef struct DriverEvent:
     int32_t kind              # EventKind
@@ -52,19 +56,22 @@ cdef struct DriverEvent:
     uint64_t plan_id
     int64_t* table            # malloc'ed l(1..); the driver frees it
 
-# Words of a plan in a GPU's lane, before the request ids.
+# Words of a plan in a GPU's lane, before the request ids. Of a load: its id, its model, and the models that leave for it
+# in place of requests.
 cdef enum:
     PLAN_ID = 0
     PLAN_MODEL = 1
     PLAN_START_AT = 2
     PLAN_FINISH_AT = 3
     PLAN_DECIDED_AT = 4
-    PLAN_WORD_COUNT = 5
+    PLAN_IS_LOAD = 5
+    PLAN_WORD_COUNT = 6
     OUTCOME_CANCELLED = 100   # beside the core's drop reasons
 
 cdef class Driver:
     cdef readonly Engine engine
     cdef Margins margins
+    cdef readonly Residency residency
     cdef MpscRing[DriverEvent] ring
     cdef vector[unique_ptr[MessageRing]] lanes
     cdef MessageRing outcomes

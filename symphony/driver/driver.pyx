@@ -9,6 +9,7 @@ from libc.stdlib cimport free
 
 from symphony.core.engine cimport Engine
 from symphony.core.margins cimport Margins
+from symphony.core.residency cimport VICTIM_COUNT_MAX, LoadDecision, Residency
 from symphony.core.state cimport (
     Arrival,
     DECISION_DISPATCH,
@@ -32,16 +33,17 @@ cdef class Driver:
     """Own the core and its rings; see driver.pxd for who may call what."""
 
     def __cinit__(self, Engine engine not None, size_t batch_size_max):
-        """Make rings that cannot overflow: one event and one outcome per request slot, two plans and a spare per GPU."""
+        """Make rings that cannot overflow: one event and one outcome per request slot, two plans, a spare and a load per GPU."""
         cdef int32_t gpu
         cdef MessageRing* lane
         self.engine = engine
         self.margins = Margins(engine)
+        self.residency = Residency(engine)
         self.ring.reset(4 * <size_t>engine.request_count_max + 4096)
         self.outcomes.reset(2 * <size_t>engine.request_count_max + 64)
         for gpu in range(engine.gpu_count_max):
             lane = new MessageRing()
-            lane.reset(3 * (batch_size_max + PLAN_WORD_COUNT + 1))
+            lane.reset(3 * (batch_size_max + PLAN_WORD_COUNT + 1) + 2 * (VICTIM_COUNT_MAX + PLAN_WORD_COUNT + 1))
             self.lanes.push_back(unique_ptr[MessageRing](lane))
 
     cdef cbool push(self, const DriverEvent& event) noexcept nogil:
@@ -73,11 +75,13 @@ cdef class Driver:
                     free(block[k].table)
                 if status != EVENT_OK and self.fault == 0:
                     self.fault = status
+        self.residency.observe()
         self.engine.run(now)
+        self.residency.plan(now)
         self.perform(now)
         if not self.ring.empty():
             return now
-        return self.engine.wakeup()
+        return min(self.engine.wakeup(), self.residency.wakeup())
 
     cdef int apply(self, const DriverEvent& event) noexcept nogil:
         cdef int status
@@ -104,7 +108,7 @@ cdef class Driver:
                 self.margins.configure(event.model, event.table[0])
             return status
         if event.kind == ON_MODEL_REMOVED:
-            return self.engine.model_removed(event.model)
+            return self.residency.model_removed(event.model)
         if event.kind == ON_PROFILE_CHANGED:
             status = self.engine.profile_changed(event.model, event.gpu, event.table)
             if status == EVENT_OK:
@@ -118,14 +122,20 @@ cdef class Driver:
         if event.kind == ON_GPU_JOINED:
             return self.engine.gpu_joined(event.gpu, event.model)
         if event.kind == ON_GPU_LEFT:
-            return self.engine.gpu_left(event.gpu)
+            return self.residency.gpu_left(event.gpu)
         if event.kind == ON_GPU_DRAINED:
-            return self.engine.gpu_drained(event.gpu, True)
+            return self.residency.gpu_drained(event.gpu, True)
         if event.kind == ON_GPU_RESTORED:
-            return self.engine.gpu_drained(event.gpu, False)
+            return self.residency.gpu_drained(event.gpu, False)
         if event.kind == ON_MODEL_PLACED:
-            return self.engine.model_placed(event.model, event.gpu)
-        return self.engine.model_evicted(event.model, event.gpu)
+            return self.residency.model_placed(event.model, event.gpu)
+        if event.kind == ON_MODEL_EVICTED:
+            return self.residency.model_evicted(event.model, event.gpu)
+        if event.kind == ON_MEMORY_DECLARED:
+            return self.residency.memory_declared(event.gpu, event.at_ns)
+        if event.kind == ON_FOOTPRINT_DECLARED:
+            return self.residency.footprint_declared(event.model, event.gpu, event.table[0], event.table[1])
+        return self.residency.load_finished(event.plan_id, event.gpu, event.slot != 0)
 
     cdef void report(self, uint32_t slot, uint64_t reason) noexcept nogil:
         cdef uint64_t word = reason << 32 | slot
@@ -134,6 +144,7 @@ cdef class Driver:
 
     cdef void perform(self, int64_t now) noexcept nogil:
         cdef NativeDecision decision
+        cdef LoadDecision load
         cdef uint64_t[PLAN_WORD_COUNT] words
         cdef size_t i
         for i in range(self.engine.decisions.size()):
@@ -148,10 +159,22 @@ cdef class Driver:
             words[PLAN_START_AT] = <uint64_t>decision.start_at_ns
             words[PLAN_FINISH_AT] = <uint64_t>decision.finish_at_ns
             words[PLAN_DECIDED_AT] = <uint64_t>now
+            words[PLAN_IS_LOAD] = 0
             if not self.lanes[decision.gpu].get().push(words, PLAN_WORD_COUNT, &self.engine.ids[decision.first],
                                                        decision.count):
                 self.fault = EVENT_UNKNOWN_GPU
             self.touched_gpus.push_back(decision.gpu)
+        for i in range(self.residency.decisions.size()):
+            load = self.residency.decisions[i]
+            words[PLAN_ID] = load.load_id
+            words[PLAN_MODEL] = <uint64_t>load.model
+            words[PLAN_START_AT] = words[PLAN_DECIDED_AT] = <uint64_t>now
+            words[PLAN_FINISH_AT] = <uint64_t>load.finish_at_ns
+            words[PLAN_IS_LOAD] = 1
+            if not self.lanes[load.gpu].get().push(words, PLAN_WORD_COUNT, <const uint32_t*>&self.residency.victims[load.first],
+                                                   load.count):
+                self.fault = EVENT_UNKNOWN_GPU
+            self.touched_gpus.push_back(load.gpu)
 
 
 cdef inline Arrival arrival_of(const DriverEvent& event) noexcept nogil:

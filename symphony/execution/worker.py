@@ -20,12 +20,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from symphony.driver.requests import PendingRequest
 from symphony.execution.devices import Device, DeviceError, Fault, Flight, LoadedModel, Tensors
+from symphony.execution.swapper import LoadOrder, LoadPort, Swapper
 
 FINITE_CHECKS: dict[str, Callable[[Any], Any]] = {
     "FP16": np.isfinite,
@@ -41,6 +42,7 @@ JOIN_S = 0.2
 class Plan(Protocol):
     """What the worker reads of a plan (symphony.loop.Plan)."""
 
+    is_load: Literal[False]
     plan_id: int
     gpu: int
     model: int
@@ -50,10 +52,10 @@ class Plan(Protocol):
     decided_at_ns: int
 
 
-class PlanPort(Protocol):
+class PlanPort(LoadPort, Protocol):
     """What the worker needs of the scheduling loop."""
 
-    def take(self, gpu: int) -> Plan | None: ...
+    def take(self, gpu: int) -> Plan | LoadOrder | None: ...
     def rouse(self, gpu: int) -> None: ...
     def batch_started(self, plan_id: int, gpu: int, started_ns: int) -> None: ...
     def batch_finished(self, plan_id: int, gpu: int, finished_ns: int) -> None: ...
@@ -102,6 +104,7 @@ class Worker:
         port: PlanPort,
         lookup: Callable[[list[int]], list[PendingRequest]],
         on_batch: Callable[[Batch], None],
+        is_swapping: bool = False,
     ) -> None:
         self.gpu = gpu
         self.device = device
@@ -110,6 +113,8 @@ class Worker:
         self._lookup = lookup
         self._on_batch = on_batch
         self._models: dict[int, LoadedModel] = {}
+        self.swapper: Swapper | None = Swapper(device, port, lambda: self.models) if is_swapping else None
+        """Where the device's memory does not hold all models."""
         self._running: list[_Running] = []
         self._flights: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
         self._strays: list[tuple[Plan, list[PendingRequest]]] = []
@@ -126,6 +131,8 @@ class Worker:
         """Start the threads."""
         for thread in self._threads:
             thread.start()
+        if self.swapper is not None:
+            self.swapper.start()
 
     def place(self, model: int, loaded: LoadedModel) -> None:
         """Make the model runnable here; do this before the scheduler hears that it is resident."""
@@ -157,7 +164,8 @@ class Worker:
         deadline = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        is_swapper_gone = self.swapper is None or self.swapper.stop(max(0.0, deadline - time.monotonic()))
+        return is_swapper_gone and not any(thread.is_alive() for thread in self._threads)
 
     def abandon(self) -> list[tuple[Plan, list[PendingRequest]]]:
         """Give up the worker; return its unfinished batches, the one that hangs first. Blocks for `JOIN_S` at most."""
@@ -166,6 +174,8 @@ class Worker:
             unfinished = list(self._running)
             self._running.clear()
         self._flights.put(None)
+        if self.swapper is not None:
+            self.swapper.abandon()
         for running in unfinished:
             if running.flight is not None:
                 running.flight.abandon()
@@ -182,7 +192,10 @@ class Worker:
         self.device.enter_thread()
         while not self._is_abandoned:
             plan = self._port.take(self.gpu)
-            if plan is not None:
+            if plan is not None and plan.is_load:
+                assert self.swapper is not None
+                self.swapper.submit(plan)
+            elif plan is not None:
                 self._launch(plan)
             elif self._is_stopping:
                 break

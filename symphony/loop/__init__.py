@@ -1,5 +1,5 @@
 """Run the scheduling core in a thread of its own, without the GIL, on the monotonic clock."""
 
-from symphony.loop.loop import Plan, SchedulingLoop
+from symphony.loop.loop import Load, Plan, SchedulingLoop
 
-__all__ = ["Plan", "SchedulingLoop"]
+__all__ = ["Load", "Plan", "SchedulingLoop"]

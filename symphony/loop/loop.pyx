@@ -23,11 +23,14 @@ from symphony.core.state cimport DROP_EXPIRED, DROP_NO_GPU, DROP_NOT_READY, DROP
 from symphony.driver.driver cimport (
     ON_BATCH_FINISHED,
     ON_BATCH_STARTED,
+    ON_FOOTPRINT_DECLARED,
     ON_GPU_DRAINED,
     ON_GPU_JOINED,
     ON_GPU_LEFT,
     ON_GPU_RESTORED,
+    ON_LOAD_FINISHED,
     ON_MARGIN_CHANGED,
+    ON_MEMORY_DECLARED,
     ON_MODEL_ADDED,
     ON_MODEL_EVICTED,
     ON_MODEL_PLACED,
@@ -39,6 +42,7 @@ from symphony.driver.driver cimport (
     PLAN_DECIDED_AT,
     PLAN_FINISH_AT,
     PLAN_ID,
+    PLAN_IS_LOAD,
     PLAN_MODEL,
     PLAN_START_AT,
     PLAN_WORD_COUNT,
@@ -118,6 +122,7 @@ cdef class Plan:
     Not before `start_at_ns`; predicted to end by `finish_at_ns`; decided at `decided_at_ns`.
     """
 
+    is_load = False
     cdef readonly uint64_t plan_id
     cdef readonly int gpu
     cdef readonly int model
@@ -128,6 +133,19 @@ cdef class Plan:
 
     def __repr__(self):
         return f"Plan({self.plan_id}, gpu={self.gpu}, model={self.model}, {len(self.ids)} requests)"
+
+
+cdef class Load:
+    """Tell a worker to take the models `evicted` off `gpu` and bring `model` there; answer with `load_finished`."""
+
+    is_load = True
+    cdef readonly uint64_t load_id
+    cdef readonly int gpu
+    cdef readonly int model
+    cdef readonly list evicted
+
+    def __repr__(self):
+        return f"Load({self.load_id}, gpu={self.gpu}, model={self.model}, evicted={self.evicted})"
 
 
 cdef class SchedulingLoop:
@@ -361,10 +379,25 @@ cdef class SchedulingLoop:
         """Say that the model is no longer resident on the GPU."""
         self._tell(ON_MODEL_EVICTED, model, gpu)
 
+    def memory_declared(self, int gpu, int64_t memory_bytes):
+        """Let the loop decide which models the joined GPU holds, in so many bytes; before any was placed there."""
+        self._tell(ON_MEMORY_DECLARED, 0, gpu, memory_bytes)
+
+    def footprint_declared(self, int model, int kind, int64_t memory_bytes, int64_t load_ns):
+        """Say what the model takes of the memory of GPUs of `kind`, and how long bringing it there takes."""
+        cdef int64_t* table = <int64_t*>malloc(2 * sizeof(int64_t))
+        table[0] = memory_bytes
+        table[1] = load_ns
+        self._tell(ON_FOOTPRINT_DECLARED, model, kind, 0, 0, 0, 0, table)
+
+    def load_finished(self, uint64_t load_id, int gpu, bint is_there):
+        """Report the end of a load; ignored when nobody waits for it any more."""
+        self._tell(ON_LOAD_FINISHED, 0, gpu, 0, is_there, 0, load_id)
+
     # ---- decisions ---------------------------------------------------------------------------------------------
 
     def take(self, int gpu):
-        """Wait, without the GIL, for the GPU's next plan; return None once the loop is stopping or `rouse` was called."""
+        """Wait, without the GIL, for the GPU's next plan or load; return None once the loop is stopping or `rouse` was called."""
         cdef MessageRing* lane = self.driver.lanes[gpu].get()
         cdef vector[uint64_t] words
         cdef int64_t count
@@ -378,6 +411,13 @@ cdef class SchedulingLoop:
                 lane.pop(words.data())
         if count < 0:
             return None
+        if words[PLAN_IS_LOAD]:
+            load = Load()
+            load.load_id = words[PLAN_ID]
+            load.gpu = gpu
+            load.model = <int>words[PLAN_MODEL]
+            load.evicted = [<int>words[i] for i in range(PLAN_WORD_COUNT, words.size())]
+            return load
         plan = Plan()
         plan.gpu = gpu
         plan.plan_id = words[PLAN_ID]

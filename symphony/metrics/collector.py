@@ -191,6 +191,15 @@ def _node_families(node: NodeStats) -> Iterator[Metric]:
     for gpu in node.gpus:
         busy.add_metric((gpu.name,), ns_to_s(gpu.busy_ns))
     yield busy
+    held = GaugeMetricFamily("symphony_gpu_models", "Models in a GPU's memory.", labels=("gpu",))
+    loads = CounterMetricFamily(
+        "symphony_gpu_model_loads", "Models brought into a GPU's memory by demand.", labels=("gpu",)
+    )
+    for gpu in node.gpus:
+        held.add_metric((gpu.name,), gpu.model_count)
+        loads.add_metric((gpu.name,), gpu.load_count)
+    yield held
+    yield loads
     refused = CounterMetricFamily(
         "symphony_requests_refused", "Requests turned away before their model was known.", labels=("reason",)
     )

@@ -39,7 +39,7 @@ from symphony.server.loading import load_model, profile_key
 from symphony.server.processor import Processor
 from symphony.server.served import ModelEntry
 from symphony.server.watching import RepositoryWatch
-from symphony.units import NS_PER_S, ms_to_ns, us_to_ns
+from symphony.units import BYTES_PER_MB, NS_PER_S, ms_to_ns, us_to_ns
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Node:
         self.name = "symphony"
         self.version = self.build.version
         self._on_fatal = on_fatal
-        self._devices = make_devices(config.devices, config.cpu_thread_count)
+        self._devices = make_devices(config.devices, config.cpu_thread_count, config.device_memory_mb > 0)
         self._kinds: dict[str, int] = {}
         for device in self._devices:
             self._kinds.setdefault(profile_key(device), len(self._kinds))
@@ -122,7 +122,7 @@ class Node:
         self._stager.start()
         for gpu, device in enumerate(self._devices):
             self._workers.append(self._make_worker(gpu, device))
-            self.loop.gpu_joined(gpu, self._kinds[profile_key(device)])
+            self._join_pool(gpu, device)
         self._watch = asyncio.create_task(self._watch_workers())
         if self.config.poll_s > 0:
             watch = await asyncio.to_thread(RepositoryWatch, self._repository)
@@ -173,8 +173,20 @@ class Node:
         except BaseException as error:
             self._asyncio.call_soon_threadsafe(self._on_fatal, error)
 
+    def _is_swapping(self, device: Device) -> bool:
+        """Return whether the device's memory is shared by demand."""
+        return self.config.device_memory_mb > 0 and device.kind != "cpu"
+
+    def _join_pool(self, gpu: int, device: Device) -> None:
+        """Let the scheduler use the device."""
+        self.loop.gpu_joined(gpu, self._kinds[profile_key(device)])
+        if self._is_swapping(device):
+            self.loop.memory_declared(gpu, round(self.config.device_memory_mb * BYTES_PER_MB))
+
     def _make_worker(self, gpu: int, device: Device) -> Worker:
-        worker = Worker(gpu, device, self.loop, self._table.lookup, self._batch_ended)
+        worker = Worker(
+            gpu, device, self.loop, self._table.lookup, self._batch_ended, is_swapping=self._is_swapping(device)
+        )
         worker.start()
         return worker
 
@@ -290,6 +302,8 @@ class Node:
         for gpu, worker in zip(self.stats.gpus, self._workers, strict=False):
             gpu.busy_ns = worker.busy_ns
             gpu.is_in_use = worker.in_flight_count > 0
+            gpu.model_count = len(worker.models) if worker.swapper is None else len(worker.swapper.resident)
+            gpu.load_count = 0 if worker.swapper is None else worker.swapper.load_count
         self.stats.gpus_needed = self.loop.gpus_asked
         self.stats.loop_lateness = lateness_snapshot(self.loop)
         return self.stats
@@ -372,6 +386,18 @@ class Node:
             _log.info('model "%s": %s', config.name, text)
 
         found = load_model(config, entry.folder, devices, self.config.profile_budget_s, progress)
+        budget = round(self.config.device_memory_mb * BYTES_PER_MB)
+        for device in filter(self._is_swapping, devices):
+            model = found[0][device.name]
+            if model.swap_bytes > budget:
+                raise ConfigError(
+                    f'model "{config.name}" takes {model.swap_bytes / BYTES_PER_MB:.0f} MB of {device.name}, '
+                    f"device_memory_mb is {self.config.device_memory_mb:g}; raise it, or leave the model out"
+                )
+            if model.swap_bytes:
+                model.evict()
+            else:
+                _log.warning('model "%s" cannot leave the memory of %s: it stays there', config.name, device.name)
         if any(device.kind == "cuda" for device in devices):
             entry.ring = make_ring(config)
         pool = ProcessingPool(entry.config, entry.folder) if entry.config.processing is not None else None
@@ -399,7 +425,11 @@ class Node:
             model = loaded.get(worker.device.name)
             if model is not None:
                 worker.place(index, model)
-                self.loop.model_placed(index, worker.gpu)
+                if worker.swapper is not None and model.swap_bytes:
+                    kind = self._kinds[profile_key(worker.device)]
+                    self.loop.footprint_declared(index, kind, model.swap_bytes, model.swap_ns)
+                else:
+                    self.loop.model_placed(index, worker.gpu)
         entry.state, entry.reason = "READY", ""
         self._catalog.publish(entry)
 
@@ -474,7 +504,12 @@ class Node:
         for index in worker.models:
             await self._place_again(index, successor)
         self.stats.gpus[gpu].is_quarantined = False
-        self.loop.gpu_restored(gpu)
+        if self._is_swapping(device):
+            # The new one holds nothing yet; what is asked for is loaded.
+            self.loop.gpu_left(gpu)
+            self._join_pool(gpu, device)
+        else:
+            self.loop.gpu_restored(gpu)
 
     def _lose(self, gpu: int, why: str) -> None:
         """Give up a device on which nothing runs any more; the process ends once the others have done their work."""
@@ -499,12 +534,13 @@ class Node:
         if self._catalog.by_index.get(index) is entry:
             worker.place(index, fresh)
 
-    @staticmethod
-    def _load_again(entry: ModelEntry, device: Device) -> LoadedModel:
+    def _load_again(self, entry: ModelEntry, device: Device) -> LoadedModel:
         """Load a model as it was on the device before. Runs in the loader thread."""
         device.enter_thread()
         fresh = device.load(entry.config.network, entry.folder)
         fresh.prepare(entry.profiles[profile_key(device)].buckets)
+        if self._is_swapping(device):
+            fresh.evict()
         return fresh
 
     def _note_hang(self, entry: ModelEntry) -> None:

@@ -21,7 +21,7 @@ cdef class SimPolicy:
     cdef void request_arrived(self, uint32_t slot, int32_t model, int64_t deadline, int32_t priority) noexcept nogil
     cdef void batch_finished(self, uint64_t plan_id, int32_t gpu, int64_t now) noexcept nogil
     cdef void gpu_left(self, int32_t gpu) noexcept nogil
-    cdef void model_loaded(self, int32_t model, int32_t gpu) noexcept nogil
+    cdef void load_finished(self, uint64_t load_id, int32_t gpu) noexcept nogil
     cdef void run(self, int64_t now) noexcept nogil
     cdef int64_t wakeup(self) noexcept nogil
 

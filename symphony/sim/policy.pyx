@@ -23,7 +23,7 @@ cdef class SimPolicy:
     cdef void gpu_left(self, int32_t gpu) noexcept nogil:
         pass
 
-    cdef void model_loaded(self, int32_t model, int32_t gpu) noexcept nogil:
+    cdef void load_finished(self, uint64_t load_id, int32_t gpu) noexcept nogil:
         pass
 
     cdef void run(self, int64_t now) noexcept nogil:
@@ -57,8 +57,8 @@ cdef class CorePolicy(SimPolicy):
     cdef void gpu_left(self, int32_t gpu) noexcept nogil:
         self.residency.gpu_left(gpu)
 
-    cdef void model_loaded(self, int32_t model, int32_t gpu) noexcept nogil:
-        self.residency.model_placed(model, gpu)
+    cdef void load_finished(self, uint64_t load_id, int32_t gpu) noexcept nogil:
+        self.residency.load_finished(load_id, gpu, True)
 
     cdef void run(self, int64_t now) noexcept nogil:
         self.residency.observe()

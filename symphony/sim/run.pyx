@@ -73,6 +73,7 @@ cdef class Simulation:
     cdef const uint8_t[::1] priorities
     cdef const int64_t[:, :, ::1] latency
     cdef const double[::1] jitter
+    cdef const int64_t[::1] load_ns
     cdef const int64_t[::1] fault_at
     cdef const int32_t[::1] fault_gpu
     cdef const double[::1] fault_slowness     # 0: the GPU dies
@@ -83,7 +84,7 @@ cdef class Simulation:
     cdef vector[uint32_t] orphans             # requests of a GPU that died
     cdef IndexedHeap finishes                 # GPU by the end of its running batch
     cdef IndexedHeap loads                    # GPU by the end of the load under way
-    cdef vector[int32_t] loading              # by GPU: the model on its way there
+    cdef vector[uint64_t] loading             # by GPU: the load under way
     cdef readonly int64_t load_count
     cdef int64_t next_arrival
     cdef int64_t next_fault
@@ -98,12 +99,13 @@ cdef class Simulation:
 
     def __init__(self, SimPolicy policy, const int64_t[::1] at_ns, const int32_t[::1] models,
                  const int64_t[::1] deadlines, const uint8_t[::1] priorities, const int32_t[::1] gpu_kinds,
-                 const int64_t[:, :, ::1] latency, const double[::1] jitter, int64_t reply_ns,
+                 const int64_t[:, :, ::1] latency, const double[::1] jitter,
+                 const int64_t[::1] load_ns, int64_t reply_ns,
                  const int64_t[::1] fault_at, const int32_t[::1] fault_gpu, const double[::1] fault_slowness):
         """Take requests in the order of `at_ns`, GPUs by kind, and what happens to them.
 
         `latency` is int64[model, kind, batch size], entry 0 unused: how long batches take, whatever the policy
-        believes. `jitter` is a ring of factors, one a batch. Faults are sorted by time; slowness 0 kills the GPU.
+        believes. `jitter` is a ring of factors, one a batch; `load_ns` is how long each model's load takes. Faults are sorted by time; slowness 0 kills the GPU.
         """
         cdef int64_t i
         self.policy = policy
@@ -115,7 +117,7 @@ cdef class Simulation:
         if self.count and (np.any(np.diff(at_ns) < 0) or np.max(models) >= latency.shape[0] or np.min(models) < 0):
             raise ValueError("at_ns must ascend, and models must be within latency")
         self.at_ns, self.models, self.deadlines, self.priorities = at_ns, models, deadlines, priorities
-        self.latency, self.jitter, self.reply_ns = latency, jitter, reply_ns
+        self.latency, self.jitter, self.load_ns, self.reply_ns = latency, jitter, load_ns, reply_ns
         self.fault_at, self.fault_gpu, self.fault_slowness = fault_at, fault_gpu, fault_slowness
         self.gpus.resize(gpu_kinds.shape[0])
         for i in range(gpu_kinds.shape[0]):
@@ -126,7 +128,7 @@ cdef class Simulation:
             self.gpus[i].free_ns = 0
         self.finishes.reset(gpu_kinds.shape[0])
         self.loads.reset(gpu_kinds.shape[0])
-        self.loading.assign(gpu_kinds.shape[0], NOTHING)
+        self.loading.assign(gpu_kinds.shape[0], 0)
         self.outcome = np.zeros(self.count, np.uint8)
         self.ended_ns = np.zeros(self.count, np.int64)
         self._outcome, self._ended = self.outcome, self.ended_ns
@@ -228,13 +230,13 @@ cdef class Simulation:
             else:
                 self.preempt(d.gpu, d.plan_id, now)
         for i in range(self.policy.loads.size()):
-            self.loading[self.policy.loads[i].gpu] = self.policy.loads[i].model
-            self.loads.set(<uint32_t>self.policy.loads[i].gpu, self.policy.loads[i].finish_at_ns)
+            self.loading[self.policy.loads[i].gpu] = self.policy.loads[i].load_id
+            self.loads.set(<uint32_t>self.policy.loads[i].gpu, now + self.load_ns[self.policy.loads[i].model])
             self.load_count += 1
 
     cdef void end_load(self, int32_t gpu) noexcept nogil:
         self.loads.remove(<uint32_t>gpu)
-        self.policy.model_loaded(self.loading[gpu], gpu)
+        self.policy.load_finished(self.loading[gpu], gpu)
 
     cdef void end_request(self, uint32_t slot, uint8_t outcome, int64_t now) noexcept nogil:
         self._outcome[slot] = outcome

@@ -21,7 +21,7 @@ from symphony.core import (
 )
 from symphony.sim.policy import CorePolicy, SimPolicy
 from symphony.sim.run import Simulation
-from symphony.units import NS_PER_S
+from symphony.units import BYTES_PER_MB, NS_PER_S
 from symphony.workload import Arrivals
 
 JITTER_RING = 1 << 16
@@ -29,7 +29,6 @@ JITTER_MIN = 0.1
 PROGRESS_STEPS = 100
 REQUEST_COUNT_MAX = 100_000_000
 KIND_COUNT = 8
-BYTES_PER_MB = 1_000_000
 
 Array = np.ndarray[Any, Any]
 
@@ -120,6 +119,7 @@ def make_core_policy(workload: Workload, request_count: int, *, adapt: bool = Tr
     kinds = list(dict.fromkeys(workload.gpu_kinds))
     number = 0
     hosts: list[tuple[int, str, int]] = []
+    footprints: list[FootprintDeclared] = []
     for spec in workload.models:
         size = spec.batch_size_max
         for _ in range(spec.copies):
@@ -128,13 +128,14 @@ def make_core_policy(workload: Workload, request_count: int, *, adapt: bool = Tr
                 scheduler.step(0, ProfileChanged(number, kinds.index(kind), table[:size]))
                 memory_bytes = round(spec.memory_mb * BYTES_PER_MB)
                 hosts.append((number, kind, memory_bytes))
-                scheduler.step(0, FootprintDeclared(number, kinds.index(kind), memory_bytes, spec.load_ns))
+                footprints.append(FootprintDeclared(number, kinds.index(kind), memory_bytes, spec.load_ns))
             number += 1
     for gpu, kind in enumerate(workload.gpu_kinds):
         scheduler.step(0, GpuJoined(gpu, kinds.index(kind)))
     free = {gpu: round(memory_mb * BYTES_PER_MB) for gpu, memory_mb in enumerate(workload.gpu_memories_mb) if memory_mb}
     for gpu, memory_bytes in free.items():
         scheduler.step(0, MemoryDeclared(gpu, memory_bytes))
+    placed = set()
     by_kind = {kind: [gpu for gpu, own in enumerate(workload.gpu_kinds) if own == kind] for kind in kinds}
     for model, kind, memory_bytes in hosts:
         for gpu in by_kind[kind]:
@@ -142,8 +143,12 @@ def make_core_policy(workload: Workload, request_count: int, *, adapt: bool = Tr
             if gpu in free and memory_bytes > free[gpu]:
                 continue
             scheduler.step(0, ModelPlaced(model, gpu))
+            placed.add(model)
             if gpu in free:
                 free[gpu] -= memory_bytes
+    # Those that are there first: then memory is taken, and no load is decided that nobody would hear of.
+    for footprint in sorted(footprints, key=lambda footprint: footprint.model not in placed):
+        scheduler.step(0, footprint)
     return CorePolicy(scheduler.engine, scheduler.residency, adapt)
 
 
@@ -159,6 +164,13 @@ def latency_tables(workload: Workload) -> Array:
             tables[number : number + spec.copies, kinds.index(kind), 1 : size + 1] = table[:size]
         number += spec.copies
     return tables
+
+
+def load_times(workload: Workload) -> Array:
+    """Return int64[model] of how long bringing each model into a GPU's memory takes, from its decision on."""
+    delay_ns = workload.control_ns + workload.data_ns
+    own = [delay_ns + spec.load_ns for spec in workload.models for _ in range(spec.copies)]
+    return np.array(own, np.int64)
 
 
 def simulate(
@@ -190,6 +202,7 @@ def simulate(
         np.array([kinds.index(kind) for kind in workload.gpu_kinds], np.int32),
         latency_tables(workload),
         factors if workload.jitter else np.ones(1),
+        load_times(workload),
         workload.reply_ns,
         np.array([fault.at_ns for fault in workload.faults], np.int64),
         np.array([fault.gpu for fault in workload.faults], np.int32),

@@ -312,3 +312,24 @@ def test_memory_comes_back_with_the_model(device: Any, tmp_path: Path) -> None:
         del model
         gc.collect()
     assert torch.cuda.memory_allocated() - before < 1 << 20
+
+
+def test_weights_come_back_at_the_rate_of_the_bus_and_give_memory_back(tmp_path: Path) -> None:
+    """256 MB from pinned memory, at 10 GB/s or more; while they are away the GPU does not hold them."""
+    from symphony.execution.devices.weights import Weights
+
+    gpu = torch.device("cuda", 0)
+    network = torch.nn.Linear(8192, 8192, device=gpu)
+    load, compute = torch.cuda.Stream(gpu), torch.cuda.Stream(gpu)
+    batch = torch.randn(4, 8192, device=gpu)
+    expected = network(batch)
+    held = torch.cuda.memory_allocated(gpu)
+    weights = Weights([network], gpu)
+    weights.evict()
+    assert torch.cuda.memory_allocated(gpu) <= held - weights.byte_count
+    weights.restore(load, compute)
+    with torch.cuda.stream(compute):
+        assert torch.equal(network(batch), expected)
+    best_ns = min(weights.measure_ns(load, compute) for _ in range(5))
+    print(f"{weights.byte_count / best_ns:.1f} GB/s")
+    assert weights.byte_count / best_ns >= 10

@@ -52,7 +52,9 @@ class FakePort:
     def give(self, requests: Sequence[PendingRequest]) -> int:
         """Hand out a plan for the requests; return its id."""
         self._next += 1
-        self.plans.put(SimpleNamespace(plan_id=self._next, gpu=0, model=0, ids=list(requests), decided_at_ns=0))
+        self.plans.put(
+            SimpleNamespace(is_load=False, plan_id=self._next, gpu=0, model=0, ids=list(requests), decided_at_ns=0)
+        )
         return self._next
 
     def take(self, gpu: int) -> Any:

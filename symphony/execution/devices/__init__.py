@@ -35,10 +35,11 @@ __all__ = [
 ]
 
 
-def make_devices(specs: Sequence[DeviceSpec], cpu_thread_count: int = 0) -> list[Device]:
+def make_devices(specs: Sequence[DeviceSpec], cpu_thread_count: int = 0, is_swapping: bool = False) -> list[Device]:
     """Return the devices of a node in GPU-id order.
 
     Each cpu worker gets `cpu_thread_count` threads; 0 shares out all cores but one, which the asyncio thread needs.
+    `is_swapping`: the GPUs' memory does not hold all models.
     """
     cpu_count = sum(spec.kind == "cpu" for spec in specs)
     cores = len(os.sched_getaffinity(0))
@@ -48,7 +49,7 @@ def make_devices(specs: Sequence[DeviceSpec], cpu_thread_count: int = 0) -> list
         if spec.kind == "cpu":
             devices.append(CpuDevice(spec.index, threads))
         elif spec.kind == "cuda":
-            devices.append(CudaDevice(spec.index))
+            devices.append(CudaDevice(spec.index, is_swapping))
         else:
             devices.append(EmulatedDevice(spec.index))
     return devices

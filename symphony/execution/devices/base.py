@@ -76,7 +76,8 @@ class LoadedModel(Protocol):
 
     `sample(rng)` makes one request's inputs, where the model's code offers that. `buckets` are the batch sizes that
     others are padded to, ascending; empty where each batch runs at its own size. `memory_bytes` is what loading it
-    took of the device's memory, 0 where that is not known.
+    took of the device's memory, 0 where that is not known. `swap_bytes` is what `evict` frees of it, 0 where the model
+    cannot leave; `swap_ns` how long `restore` takes.
     """
 
     config: ModelConfig
@@ -90,11 +91,23 @@ class LoadedModel(Protocol):
     @property
     def memory_bytes(self) -> int: ...
 
+    @property
+    def swap_bytes(self) -> int: ...
+
+    @property
+    def swap_ns(self) -> int: ...
+
     def prepare(self, buckets: Sequence[int] | None) -> None:
         """Warm up, and make the device's own preparations for these buckets; None: let it measure which are worth it.
 
         Raise what the model's code raises. Called once, before the first `launch`.
         """
+
+    def evict(self) -> None:
+        """Free the device's memory; what it held stays on the host. No batch may be in flight."""
+
+    def restore(self) -> None:
+        """Bring the model back into the device's memory, beside batches of others; raise where that fails."""
 
     def launch(self, inputs: Sequence[Tensors]) -> Flight:
         """Start a batch of the given requests' inputs (each of one request's shape) and return its flight."""

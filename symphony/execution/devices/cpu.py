@@ -49,7 +49,7 @@ class CpuModel:
     """A model loaded on the host."""
 
     buckets: tuple[int, ...] = ()
-    memory_bytes = 0
+    memory_bytes = swap_bytes = swap_ns = 0
 
     def __init__(self, config: ModelConfig, device: str, predict: Predict) -> None:
         self.config = config
@@ -60,6 +60,12 @@ class CpuModel:
     def prepare(self, buckets: Sequence[int] | None) -> None:
         """Run the first batches."""
         warm_up(self, self._device)
+
+    def evict(self) -> None:
+        """Do nothing: the host's memory is where models are kept."""
+
+    def restore(self) -> None:
+        """Do nothing."""
 
     def launch(self, inputs: Sequence[Tensors]) -> CpuFlight:
         """Run the batch here and now; raise DeviceError for outputs that break the declaration."""

@@ -35,6 +35,7 @@ from symphony.execution.devices.cuda_slots import Slot
 from symphony.execution.devices.launcher import Events
 from symphony.execution.devices.tensors import checked_outputs
 from symphony.execution.devices.warm_up import warm_up
+from symphony.execution.devices.weights import Weights
 from symphony.execution.formats import Predict, load_callable
 
 _log = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class CudaDevice:
     kind = "cuda"
     is_synchronous = False
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, is_swapping: bool = False) -> None:
+        """Take the GPU; `is_swapping`: its memory does not hold all models, so they come and go."""
         if not torch.cuda.is_available():
             raise ConfigError(f'device "cuda:{index}": this torch {torch.__version__} sees no CUDA GPU; use "cpu"')
         if index >= torch.cuda.device_count():
@@ -57,12 +59,14 @@ class CudaDevice:
                 f"cuda:{torch.cuda.device_count() - 1})"
             )
         self.index = index
+        self.is_swapping = is_swapping
         self.name = f"cuda:{index}"
         self.model = torch.cuda.get_device_name(index)
         self.torch_device = torch.device("cuda", index)
         self.input_stream = torch.cuda.Stream(self.torch_device)
         self.compute_stream = torch.cuda.Stream(self.torch_device)
         self.output_stream = torch.cuda.Stream(self.torch_device)
+        self.load_stream = torch.cuda.Stream(self.torch_device)
         self.stream_handles = tuple(
             stream.cuda_stream for stream in (self.input_stream, self.compute_stream, self.output_stream)
         )
@@ -100,7 +104,7 @@ class CudaDevice:
 
     def renew(self) -> CudaDevice:
         """Return the same GPU with fresh streams."""
-        return CudaDevice(self.index)
+        return CudaDevice(self.index, self.is_swapping)
 
 
 class CudaModel:
@@ -116,6 +120,9 @@ class CudaModel:
         self._graphs: GraphSet | None = None
         self._memory_before = memory_before
         self.memory_bytes = max(0, torch.cuda.memory_allocated(device.index) - memory_before)
+        self._weights = Weights(predict.modules, device.torch_device)
+        self.swap_bytes = self._weights.byte_count
+        self.swap_ns = 0
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -129,6 +136,15 @@ class CudaModel:
         model runs without, and the log says why.
         """
         warm_up(self, self._device.name)
+        if self._device.is_swapping and self.swap_bytes:
+            # A graph knows the addresses of weights, which are others each time they come back.
+            self.swap_ns = self._weights.measure_ns(self._device.load_stream, self._device.compute_stream)
+            _log.info(
+                'model "%s" runs without CUDA graphs on %s: its weights come and go',
+                self.config.name,
+                self._device.name,
+            )
+            return
         wanted = bucket_candidates(self.config.batch_size_max) if buckets is None else list(buckets)
         if not self.config.execution.cuda_graphs or not wanted:
             return
@@ -141,6 +157,14 @@ class CudaModel:
             return
         self._graphs = graphs
         self.memory_bytes = max(0, torch.cuda.memory_allocated(self._device.index) - self._memory_before)
+
+    def evict(self) -> None:
+        """Free the GPU's memory of the weights."""
+        self._weights.evict()
+
+    def restore(self) -> None:
+        """Copy the weights back on a stream of their own."""
+        self._weights.restore(self._device.load_stream, self._device.compute_stream)
 
     def launch(self, inputs: Sequence[Tensors]) -> CudaFlight | GraphFlight:
         """Enqueue copy in, compute and copy out; return at once. Raise DeviceError for wrong outputs."""

@@ -21,7 +21,7 @@ import numpy as np
 from symphony.config import EmulatedSpec, ModelConfig, TensorSpec
 from symphony.execution.devices.base import DeviceError, DeviceLostError, DeviceMemoryError, Fault, Tensors, Timing
 from symphony.execution.devices.tensors import checked_outputs
-from symphony.units import ms_to_ns
+from symphony.units import BYTES_PER_MB, ms_to_ns
 from symphony.wire.tensors import NUMPY_DTYPES
 
 
@@ -66,19 +66,35 @@ class EmulatedModel:
 
     sample = None
     buckets: tuple[int, ...] = ()
-    memory_bytes = 0
 
     def __init__(self, device: EmulatedDevice, config: ModelConfig, spec: EmulatedSpec) -> None:
         self.config = config
         self._device = device
         self._spec = spec
         self._latency_ns = latency_table_ns(config)
+        self.memory_bytes = self.swap_bytes = round(spec.memory_mb * BYTES_PER_MB)
+        self.swap_ns = ms_to_ns(spec.load_ms)
+        self._is_there = True
         self._random = random.Random(f"{spec.seed}/{device.index}/{config.name}")
-        self._batch_count = 0
+        self._batch_count = self._load_count = 0
         self._first_ns = 0
 
     def prepare(self, buckets: Sequence[int] | None) -> None:
         """Do nothing: no code needs warming up."""
+
+    def evict(self) -> None:
+        """Refuse batches until it was restored."""
+        self._is_there = False
+
+    def restore(self) -> None:
+        """Take as long as the load is declared to."""
+        self._load_count += 1
+        if self._spec.load_fail_every and self._load_count % self._spec.load_fail_every == 0:
+            raise DeviceError(
+                f'model "{self.config.name}": injected failure of load {self._load_count} (emulated.load_fail_every)'
+            )
+        time.sleep(self._spec.load_ms / 1e3)
+        self._is_there = True
 
     def _slowdown(self, now_ns: int) -> float:
         spec = self._spec
@@ -89,6 +105,8 @@ class EmulatedModel:
     def launch(self, inputs: Sequence[Tensors]) -> EmulatedFlight:
         """Put the batch at the end of the device's timeline; raise DeviceError for an injected failure."""
         spec = self._spec
+        if not self._is_there:
+            raise DeviceError(f'model "{self.config.name}" is not in the memory of {self._device.name}')
         self._batch_count += 1
         count = self._batch_count
         if spec.fail_every and count % spec.fail_every == 0:
