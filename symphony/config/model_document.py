@@ -30,7 +30,7 @@ FAULT_PERIOD_MAX = 1 << 31
 VERSION_CHARS_MAX = 18
 NAMES_TAKEN = ("stats",)
 """Names that paths of the inference protocol use where a model's name stands: `/v2/models/stats`."""
-Format = Literal["python", "torch_export", "torchscript", "emulated"]
+Format = Literal["python", "torch_export", "torchscript", "onnx", "emulated"]
 DeviceKind = Literal["cpu", "cuda", "emulated"]
 Precision = Literal["as_loaded", "fp16", "bf16", "autocast_fp16", "autocast_bf16"]
 
@@ -272,14 +272,15 @@ def _emulated_faults(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _execution_faults(form: str, execution: Any) -> list[str]:
-    """Return what the [execution] table asks for that only a Python model's modules can be given."""
+    """Return what the [execution] table asks for that the model's format cannot be given."""
     if form == "python" or not isinstance(execution, dict):
         return []
+    autocast = ("autocast_fp16", "autocast_bf16") if form == "onnx" else ()
     asked = [key for key in ("channels_last", "compile") if execution.get(key) is True]
-    asked += ["precision"] if execution.get("precision") in ("fp16", "bf16") else []
+    asked += ["precision"] if execution.get("precision") in ("fp16", "bf16", *autocast) else []
+    why = "ONNX Runtime runs the file as it is" if form == "onnx" else 'it works with format = "python" only'
     return [
-        f"key 'execution.{key}' is {shown(execution[key])}: it works with format = \"python\" only; export the model "
-        "that way instead, or leave it out"
+        f"key 'execution.{key}' is {shown(execution[key])}: {why}; export the model that way instead, or leave it out"
         for key in asked
     ]
 
@@ -291,7 +292,7 @@ def _entry_faults(form: str, entry: Any) -> list[str]:
         fits, wanted = _names_python(entry), PYTHON_ENTRY
     else:
         fits = bool(_FILE.fullmatch(entry)) and ".." not in entry
-        wanted = "a file in the model's folder, such as 'model.pt2'"
+        wanted = f"a file in the model's folder, such as '{'model.onnx' if form == 'onnx' else 'model.pt2'}'"
     if fits:
         return []
     return [f"key 'entry' is {shown(entry)}: format = \"{form}\" needs {wanted}"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from symphony.config import ModelConfig
 from symphony.errors import ConfigError
+from symphony.execution.formats.onnx import runtime_version
 from symphony.profiles import LatencyProfile
 
 _log = logging.getLogger(__name__)
@@ -25,7 +26,8 @@ _DIGEST_CHARS = 32
 def fingerprint(config: ModelConfig, folder: Path) -> str:
     """Return a digest of what the latencies depend on: the configuration and the folder's files, profiles left out.
 
-    Of a model in a package it is the module's file that counts. Raise OSError when a file cannot be read.
+    Of a model in a package it is the module's file that counts, of one in ONNX the runtime's version too (torch's is
+    kept beside the fingerprint). Raise OSError when a file cannot be read.
     """
     digest = hashlib.sha256()
     digest.update(repr((config.format, config.entry, config.inputs, config.outputs, config.batch_size_max)).encode())
@@ -41,6 +43,8 @@ def fingerprint(config: ModelConfig, folder: Path) -> str:
     module_file = _module_file(config)
     if module_file is not None:
         digest.update(_content_mark(module_file).encode())
+    if config.format == "onnx":
+        digest.update(f"onnxruntime {runtime_version()}".encode())
     return digest.hexdigest()[:_DIGEST_CHARS]
 
 

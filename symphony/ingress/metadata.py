@@ -12,6 +12,7 @@ _PLATFORMS = {
     "python": "pytorch_python",
     "torch_export": "pytorch_export",
     "torchscript": "pytorch_libtorch",
+    "onnx": "onnxruntime_onnx",
     "emulated": "symphony_emulated",
 }
 

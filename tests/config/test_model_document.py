@@ -150,7 +150,7 @@ def test_number_is_taken_up_to_its_limits(key: str, below: str, least: str, most
         ("version", '"01"', "positive whole number"),
         ("version", '"v1"', "positive whole number"),
         ("version", f'"{"9" * 19}"', "at most 18 digits"),
-        ("format", '"onnx"', "'python', 'torch_export', 'torchscript' or 'emulated'"),
+        ("format", '"keras"', "'python', 'torch_export', 'torchscript', 'onnx' or 'emulated'"),
         ("devices", "[]", "at least 1 entry"),
         ("devices", '"cpu"', "it must be a list"),
         ("devices", '["cpu", "cpu"]', "name each once"),
@@ -292,13 +292,33 @@ def test_python_entry_that_leads_out_or_nowhere_is_refused(entry: str) -> None:
     assert "'file.py:Class'" in fault and "'package.module:Class'" in fault
 
 
-@pytest.mark.parametrize("form", ["torch_export", "torchscript"])
+@pytest.mark.parametrize("form", ["torch_export", "torchscript", "onnx"])
 def test_exported_model_names_a_file(form: str) -> None:
     """Inside the folder."""
     head = HEAD + f'format = "{form}"\n'
     assert parse(head + 'entry = "model.pt2"\n' + TENSORS).entry == "model.pt2"
     for entry in ("", "../model.pt2", "/model.pt2", "model.pt2:M"):
         assert f'format = "{form}" needs a file' in only_fault(head + f'entry = "{entry}"\n' + TENSORS)
+
+
+def test_onnx_model_is_shown_a_file_of_its_own_kind() -> None:
+    assert "such as 'model.onnx'" in only_fault(HEAD + 'format = "onnx"\n' + TENSORS)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("precision", f'"{precision}"') for precision in ("fp16", "bf16", "autocast_fp16", "autocast_bf16")),
+        *(("channels_last", "true"), ("compile", "true")),
+    ],
+)
+def test_onnx_model_is_not_run_in_another_way_than_its_file_has_it(key: str, value: str) -> None:
+    """Each of them is done by torch."""
+    head = HEAD + 'format = "onnx"\nentry = "model.onnx"\n' + TENSORS
+    fault = only_fault(f"{head}[execution]\n{key} = {value}\n")
+    assert fault.startswith(f"key 'execution.{key}' is ")
+    assert "ONNX Runtime runs the file as it is; export the model that way instead, or leave it out" in fault
+    assert parse(f'{head}[execution]\nprecision = "as_loaded"\ncuda_graphs = false\n').format == "onnx"
 
 
 def test_entry_is_taken_up_to_its_length() -> None:

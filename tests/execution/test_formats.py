@@ -444,9 +444,9 @@ def test_scripted_model_is_loaded_with_a_word_of_warning(tmp_path: Path, caplog:
 
 
 def test_examples_of_the_page_work(tmp_path: Path) -> None:
-    """docs/models.md shows a class with safetensors and how to export."""
+    """docs/models.md shows a class with safetensors and how to export; ONNX is in test_formats_onnx.py."""
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
-    source, exporting = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    source, exporting, _ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     save_file({"weight": torch.ones(3, 64), "bias": torch.zeros(3)}, tmp_path / "model.safetensors")
     (tmp_path / "labels.py").write_text("LABEL_COUNT = 3\n")
     predict = load_source(tmp_path, source, entry="model.py:Classifier")

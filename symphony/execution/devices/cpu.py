@@ -1,4 +1,4 @@
-"""Run models on the host's cores with torch: the embedded default, where everything works without a GPU."""
+"""Run models on the host's cores: the embedded default, where everything works without a GPU."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CpuDevice:
 
     def load(self, config: ModelConfig, folder: Path) -> CpuModel:
         """Load the model by its format; see symphony.execution.formats for what can go wrong."""
-        return CpuModel(config, self.name, load_callable(config, folder, "cpu"))
+        return CpuModel(config, self.name, load_callable(config, folder, "cpu", self.thread_count))
 
     def examine(self, error: Exception) -> Fault:
         """Return MEMORY where numpy or torch found no memory, else BATCH."""

@@ -56,6 +56,8 @@ class GraphSet:
         """Capture a graph for each bucket, the largest first; raise CaptureError if one cannot be."""
         if any(spec.datatype == "BYTES" for spec in (*config.inputs, *config.outputs)):
             raise CaptureError("it has BYTES inputs or outputs, which live on the host")
+        if config.format == "onnx":
+            raise CaptureError("ONNX Runtime, which runs it, waits for the GPU at the end of each run")
         try:
             self._driver = Driver()
             self._config = config

@@ -16,6 +16,7 @@ import torch
 
 from symphony.config import ModelConfig
 from symphony.execution.formats.exported import load_exported, load_scripted
+from symphony.execution.formats.onnx import load_onnx
 from symphony.execution.formats.precision import prepared
 from symphony.execution.formats.python import load_python
 from symphony.execution.trouble import ModelLoadError
@@ -45,10 +46,16 @@ _LOADERS: dict[str, Callable[[ModelConfig, Path, str], Predict]] = {
     "torch_export": load_exported,
     "torchscript": load_scripted,
 }
+"""Formats that torch runs, with as many threads as the calling thread has set for itself."""
 
 
-def load_callable(config: ModelConfig, folder: Path, torch_device: str) -> Predict:
-    """Return the model in `folder` on `torch_device`; raise ModelLoadError saying which file and what to do."""
+def load_callable(config: ModelConfig, folder: Path, torch_device: str, thread_count: int = 1) -> Predict:
+    """Return the model in `folder` on `torch_device`; raise ModelLoadError saying which file and what to do.
+
+    `thread_count` is for runtimes that bring their own threads: how many of the host's cores are this device's.
+    """
+    if config.format == "onnx":
+        return prepared(load_onnx(config, folder, torch_device, thread_count), config)
     loader = _LOADERS.get(config.format)
     if loader is None:
         raise ModelLoadError(
