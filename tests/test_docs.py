@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from symphony.config import parse_model_config
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text()
+SHOWN_MODELS = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "models.md").read_text(), re.DOTALL)
 NAMED_TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", GUARANTEES)))
 
 
@@ -29,6 +32,11 @@ def test_test_that_holds_a_guarantee_exists(file: str, name: str) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
     assert name in functions
+
+
+@pytest.mark.parametrize("text", [found for found in SHOWN_MODELS if "max_batch_size" in found])
+def test_model_shown_in_full_can_be_read(text: str) -> None:
+    assert parse_model_config(text, "docs/models.md").name in text
 
 
 def test_every_guarantee_names_a_test() -> None:
