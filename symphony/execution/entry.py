@@ -19,12 +19,19 @@ from symphony.execution.trouble import ModelLoadError, file_in
 
 
 def made_by_entry(config: ModelConfig, entry: str, folder: Path) -> Any:
-    """Return what the class or function that `entry` names makes; raise ModelLoadError if there is none."""
+    """Return what the class or function that `entry` names makes; raise ModelLoadError if there is none.
+
+    Where that has `configure(config)`, it is called with what model.toml says.
+    """
     where, name = entry.rsplit(":", 1)
     module = _module_of_file(config, folder, where) if where.endswith(".py") else importlib.import_module(where)
     if not hasattr(module, name):
         raise ModelLoadError(f'model "{config.name}": {where} has no {name!r}; change entry in model.toml')
-    return getattr(module, name)()
+    made = getattr(module, name)()
+    configure = getattr(made, "configure", None)
+    if configure is not None:
+        configure(config)
+    return made
 
 
 def _module_of_file(config: ModelConfig, folder: Path, name: str) -> ModuleType:

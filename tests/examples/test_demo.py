@@ -12,8 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 import symphony
+from symphony.config import ModelConfig
 from symphony.errors import Reason, SymphonyError
 from symphony.execution.devices.cpu import CpuDevice
+from symphony.execution.processing import ProcessingPool
 from symphony.execution.repository import Repository
 
 pytestmark = pytest.mark.slow
@@ -25,10 +27,26 @@ REFUSE_EVERY = 25
 
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, Any]:
+    """Return, by name, a function from one request's inputs to its outputs, as a node would process them."""
     device = CpuDevice(0, 1)
     return {
-        config.name: device.load(config.network, folder) for config, folder in Repository(EXAMPLES / "models").scan()
+        config.name: answering(device.load(config.network, folder), config, folder)
+        for config, folder in Repository(EXAMPLES / "models").scan()
     }
+
+
+def answering(model: Any, config: ModelConfig, folder: Path) -> Any:
+    pool = ProcessingPool(config, folder) if config.processing is not None else None
+
+    def answer(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if pool is not None and "preprocess" in pool.steps:
+            inputs = pool.submit("preprocess", inputs).result()
+        outputs = {name: value[0] for name, value in model.launch([inputs]).wait().items()}
+        if pool is not None and "postprocess" in pool.steps:
+            outputs = pool.submit("postprocess", outputs).result()
+        return outputs
+
+    return answer
 
 
 @pytest.fixture
@@ -53,8 +71,7 @@ def run_demo(loaded, monkeypatch):
                 FakeClient.asked_count += 1
                 if FakeClient.asked_count % REFUSE_EVERY == 0:
                     raise SymphonyError(Reason.WOULD_MISS, "too late", model=model, retry_after_s=0.001)
-                outputs = {name: value[0] for name, value in loaded[model].launch([inputs]).wait().items()}
-                return spoil(model, outputs)
+                return spoil(model, loaded[model](inputs))
 
         monkeypatch.setattr(symphony, "AsyncClient", FakeClient)
         import train_digits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,41 @@ import numpy as np
 import pytest
 import torch
 
+from symphony.execution.formats import load_callable
+from symphony.execution.processing import ProcessingPool
+from symphony.execution.repository import read_model_config
+
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDER = EXAMPLES / "models" / "minilm"
 CONFIG = tomllib.loads((FOLDER / "model.toml").read_text())
-TOKEN_COUNT = CONFIG["parameters"]["token_count"]
+TOKEN_COUNT = CONFIG["processing"]["inputs"][0]["shape"][0]
+
+Embed = Callable[[list[Any]], torch.Tensor]
+
+
+def load() -> Embed:
+    """Return the model, from texts or other bytes to float32[n, 384], as a node would load and process them."""
+    config = read_model_config(FOLDER, FOLDER)
+    predict = load_callable(config.network, FOLDER, "cpu")
+    pool = ProcessingPool(config, FOLDER)
+
+    def embed(sentences: list[Any]) -> torch.Tensor:
+        tokens = []
+        for sentence in sentences:
+            text = sentence.encode() if isinstance(sentence, str) else sentence
+            tokens.append(pool.submit("preprocess", {"text": np.array([text], dtype=object)}).result())
+        batch = {name: torch.from_numpy(np.stack([one[name] for one in tokens])) for name in tokens[0]}
+        with torch.inference_mode():
+            return predict(batch)["embedding"]
+
+    return embed
 
 
 @pytest.fixture(scope="session")
-def minilm(example_module) -> Any:
-    model = example_module("models/minilm/model").MiniLM()
-    model.load(FOLDER, "cpu", CONFIG["parameters"])
-    return model
+def minilm() -> Embed:
+    return load()
 
 
 @pytest.fixture(scope="session")
@@ -42,16 +65,10 @@ def sentences(example_module) -> list[str]:
     ]
 
 
-def as_batch(sentences: list[str]) -> dict[str, np.ndarray]:
-    texts = np.empty((len(sentences), 1), dtype=object)
-    texts[:, 0] = [sentence.encode() for sentence in sentences]
-    return {"text": texts}
-
-
 @pytest.fixture(scope="session")
 def alone(minilm, sentences) -> np.ndarray:
     """Return every sentence's embedding when it is a batch of its own."""
-    return np.concatenate([minilm.predict(as_batch([sentence]))["embedding"].numpy() for sentence in sentences])
+    return np.concatenate([minilm([sentence]).numpy() for sentence in sentences])
 
 
 @pytest.mark.parametrize("batch_size", range(1, CONFIG["max_batch_size"] + 1))
@@ -59,7 +76,7 @@ def test_embedding_is_equal_at_every_batch_size(minilm, sentences, alone, batch_
     order = np.random.default_rng(batch_size).permutation(len(sentences))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        embedding = minilm.predict(as_batch([sentences[i] for i in chosen]))["embedding"].numpy()
+        embedding = minilm([sentences[i] for i in chosen]).numpy()
         np.testing.assert_allclose(embedding, alone[chosen], atol=1e-5, rtol=0)
 
 
@@ -71,31 +88,23 @@ def test_embedding_has_the_stated_form(alone, sentences) -> None:
 
 def test_text_beyond_the_token_limit_is_cut(minilm) -> None:
     words = [f"{word} " for word in ("tree", "house", "river", "stone") * TOKEN_COUNT]
-    short, long = minilm.embed(["".join(words[: TOKEN_COUNT - 2]), "".join(words)])
+    short, long = minilm(["".join(words[: TOKEN_COUNT - 2]), "".join(words)])
     torch.testing.assert_close(short, long, atol=1e-5, rtol=0)
-    shorter = minilm.embed(["".join(words[: TOKEN_COUNT - 3])])[0]
+    shorter = minilm(["".join(words[: TOKEN_COUNT - 3])])[0]
     assert not torch.allclose(shorter, long, atol=1e-3)
 
 
 def test_text_of_any_bytes_gives_an_embedding(minilm) -> None:
-    texts = np.empty((3, 1), dtype=object)
-    texts[:, 0] = [b"\xff\xfe\x00", bytes(range(256)) * 100, "é".encode()[:1]]
-    assert torch.isfinite(minilm.predict({"text": texts})["embedding"]).all()
+    assert torch.isfinite(minilm([b"\xff\xfe\x00", bytes(range(256)) * 100, "é".encode()[:1]])).all()
 
 
-@pytest.mark.parametrize("token_count", [2, 257])
-def test_token_count_outside_the_limits_is_refused(example_module, token_count) -> None:
-    with pytest.raises(ValueError, match=f"token_count is {token_count}: choose 3 to 256"):
-        example_module("models/minilm/model").MiniLM().load(FOLDER, "cpu", {"token_count": token_count})
-
-
-def test_load_opens_no_connection(example_module, monkeypatch) -> None:
+def test_load_opens_no_connection(monkeypatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the model tried to reach the network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    example_module("models/minilm/model").MiniLM().load(FOLDER, "cpu", {})
+    load()
 
 
 @pytest.mark.slow
@@ -112,7 +121,7 @@ def test_embedding_follows_the_recipe_of_sentence_transformers(alone, sentences,
 
 def test_nearest_sentence_is_of_the_same_topic(minilm, example_module) -> None:
     module = example_module("sentences")
-    embedding = minilm.embed(module.SENTENCES)
+    embedding = minilm(module.SENTENCES)
     similarity = embedding @ embedding.T
     similarity.fill_diagonal_(-1.0)
     nearest = [module.TOPIC_OF[i] for i in similarity.argmax(dim=1)]

@@ -333,3 +333,36 @@ def test_weights_come_back_at_the_rate_of_the_bus_and_give_memory_back(tmp_path:
     best_ns = min(weights.measure_ns(load, compute) for _ in range(5))
     print(f"{weights.byte_count / best_ns:.1f} GB/s")
     assert weights.byte_count / best_ns >= 10
+def test_text_encoder_is_captured_and_answers_as_on_the_cpu(device: Any, tmp_path: Path) -> None:
+    """And an id that it does not know, which would end the process, spoils its own request alone."""
+    pytest.importorskip("transformers", minversion="5")
+    from symphony.execution.devices.cpu import CpuDevice
+    from tests.encoder_files import HIDDEN_SIZE, VOCABULARY, write_encoder
+
+    write_encoder(tmp_path)
+    names = ("input_ids", "attention_mask")
+    config = ModelConfig(
+        name="encoder",
+        version="1",
+        slo_ms=50.0,
+        batch_size_max=8,
+        inputs=tuple(TensorSpec(name, "INT64", (8,)) for name in names),
+        outputs=(TensorSpec("embedding", "FP32", (HIDDEN_SIZE,)),),
+        format="python",
+        entry="symphony.execution.encoders:TextEncoder",
+        device_kinds=("cpu", "cuda"),
+        parameters={"task": "embedding"},
+    )
+    model = load(device, tmp_path, config)
+    assert model.buckets
+    rng = np.random.default_rng(0)
+    requests = [
+        {"input_ids": rng.integers(0, len(VOCABULARY), 8), "attention_mask": (np.arange(8) < real).astype(np.int64)}
+        for real in (8, 5, 1, 7)
+    ]
+    expected = CpuDevice(0, 1).load(config, tmp_path).launch(requests).wait()["embedding"]
+    np.testing.assert_allclose(model.launch(requests).wait()["embedding"], expected, atol=1e-4)
+    requests[1]["input_ids"][2] = 1 << 40
+    found = model.launch(requests).wait()["embedding"]
+    assert np.isnan(found[1]).all()
+    np.testing.assert_allclose(found[[0, 2, 3]], expected[[0, 2, 3]], atol=1e-4)

@@ -84,6 +84,20 @@ def test_class_is_loaded_and_called(tmp_path: Path) -> None:
     assert predict.sample is None
 
 
+def test_class_hears_all_of_model_toml_before_it_loads(tmp_path: Path) -> None:
+    predict = load_source(
+        tmp_path,
+        "class Model:\n"
+        "    def configure(self, config):\n"
+        "        self.width = config.outputs[0].shape[0]\n"
+        "    def load(self, folder, device, parameters):\n"
+        "        self.factor = 10 * self.width\n"
+        "    def predict(self, batch):\n"
+        "        return {'y': batch['x'][:, : self.width] * self.factor}\n",
+    )
+    assert run(predict, 1)["y"].tolist() == [[0.0, 20.0]]
+
+
 def test_factory_may_return_an_object_or_a_function(tmp_path: Path) -> None:
     """And a class without `load` is fine."""
     source = (

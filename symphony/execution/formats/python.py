@@ -1,8 +1,9 @@
 """Load `format = "python"`: a class, or a factory, in the model's folder or in an installed package.
 
 `entry = "model.py:Name"` or `"package.module:Name"`. `Name()` is called without arguments. What it returns has
-`predict(batch)` (or is itself callable) and may have `load(folder, device, parameters)`, called once before, and
-`sample(rng)`, which returns one request's inputs for warm-up and profiling.
+`predict(batch)` (or is itself callable) and may have `load(folder, device, parameters)`, called once before,
+`configure(config)`, called before that, and `sample(rng)`, which returns one request's inputs for warm-up and
+profiling.
 """
 
 from __future__ import annotations
