@@ -40,7 +40,12 @@ class ProcessingPool:
         assert config.processing is not None
         self._config = config
         self._folder = folder
-        made = _make(config, folder)
+        try:
+            made = _make(config, folder)
+        except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:  # none of it may end the node
+            raise ModelLoadError(
+                f'model "{config.name}": {config.processing.entry} raised {error!r} while it was loaded; mend its code'
+            ) from error
         self.steps: frozenset[Step] = frozenset(step for step in _STEPS if callable(getattr(made, step, None)))
         if not self.steps:
             raise ModelLoadError(

@@ -24,7 +24,7 @@ from symphony.execution.devices import Device, DeviceLostError, LoadedModel, mak
 from symphony.execution.processing import ProcessingPool
 from symphony.execution.repository import Repository
 from symphony.execution.staging import Stager, make_ring
-from symphony.execution.worker import Batch, Worker
+from symphony.execution.worker import Batch, Plan, Worker
 from symphony.ingress.arrival_clock import ArrivalClock
 from symphony.ingress.service import Health
 from symphony.loop import SchedulingLoop
@@ -99,7 +99,6 @@ class Node:
             self._catalog,
             self._devices,
             self._kinds,
-            self.stats,
             self._slow_devices,
             self.arrival_clock,
             self._queue,
@@ -443,17 +442,28 @@ class Node:
                         entry.processor.look(now_ns)
                 for worker in list(self._workers):
                     if worker.overdue(now_ns):
-                        await self._replace(worker)
+                        await self._replace(worker, now_ns)
         except Exception as error:
             # Without the watch a hanging batch would hold its device for ever.
             self._on_fatal(error)
 
-    async def _replace(self, worker: Worker) -> None:
+    async def _replace(self, worker: Worker, now_ns: int) -> None:
         """Fail the batch that hangs, give its device a new worker, schedule anew what had not started."""
         gpu = worker.gpu
+        # A device that gets no batches for another reason, being too slow or lost, gets none afterwards either.
+        was_quarantined = self.stats.gpus[gpu].is_quarantined
         self.loop.gpu_drained(gpu)
         self.stats.gpus[gpu].is_quarantined = True
-        unfinished = await asyncio.to_thread(worker.abandon)
+        unfinished = await asyncio.to_thread(worker.abandon, now_ns)
+        if unfinished:
+            await self._succeed(worker, unfinished)
+        if not was_quarantined:
+            self.stats.gpus[gpu].is_quarantined = False
+            self.loop.gpu_restored(gpu)
+
+    async def _succeed(self, worker: Worker, unfinished: list[tuple[Plan, list[PendingRequest]]]) -> None:
+        """Put a new worker in the place of an abandoned one, which left these batches, the one that hangs first."""
+        gpu = worker.gpu
         device = worker.device.renew()
         self._devices[gpu] = device
         successor = self._make_worker(gpu, device)
@@ -473,8 +483,6 @@ class Node:
             self._note_hang(entry)
         for index in worker.models:
             await self._place_again(index, successor)
-        self.stats.gpus[gpu].is_quarantined = False
-        self.loop.gpu_restored(gpu)
 
     def _lose(self, gpu: int, why: str) -> None:
         """Give up a device on which nothing runs any more; the process ends once the others have done their work."""
