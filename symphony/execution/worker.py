@@ -76,7 +76,7 @@ class Batch:
     fault: Fault | None = None
     """What this part's error meant; of requests that were answered when run again, the batch's first error.
 
-    DEVICE: none of the requests can be answered here any more, and another device may take them.
+    DEVICE, PLACE: none of the requests can be answered here now, and another device may take them.
     """
     bad_rows: frozenset[int] = frozenset()
     """Requests whose outputs hold NaN or infinities though the model allows none."""
@@ -218,7 +218,7 @@ class Worker:
             self._running.append(running)
         try:
             if loaded is None:
-                raise DeviceError(f"model {plan.model} left {self.device.name} before its batch began")
+                raise _AbsentError(f"model {plan.model} left {self.device.name} before its batch began")
             if self.device.is_synchronous:
                 self._port.batch_started(plan.plan_id, self.gpu, now_ns)
             flight = loaded.launch([request.inputs for request in requests])
@@ -263,7 +263,7 @@ class Worker:
         started_ns: int,
         is_reported: bool = False,
     ) -> None:
-        fault = self.device.examine(error) if error is not None and not self._is_abandoned else None
+        fault = self._examine(error) if error is not None else None
         parts = [_Part(running.requests, outputs, error, fault)]
         if fault in (Fault.BATCH, Fault.MEMORY):
             parts = self._run_again(running, parts[0])
@@ -302,6 +302,12 @@ class Worker:
                 )
             )
 
+    def _examine(self, error: Exception) -> Fault | None:
+        """Return what the error means; None once abandoned, for a device that hangs is not asked."""
+        if self._is_abandoned:
+            return None
+        return Fault.PLACE if isinstance(error, _AbsentError) else self.device.examine(error)
+
     def _run_again(self, running: _Running, failed: _Part) -> list[_Part]:
         """Return a failed batch's requests in parts that were answered, failed again, or lost their device."""
         count = len(failed.requests)
@@ -338,10 +344,14 @@ class Worker:
             return _Part(requests, flight.wait(), None, None)
         except BaseException as raised:
             error = _as_error(raised)
-        fault = None if self._is_abandoned else self.device.examine(error)
+        fault = self._examine(error)
         if fault is Fault.DEVICE:
             running.loss = error
         return _Part(requests, None, error, fault)
+
+
+class _AbsentError(DeviceError):
+    """Report a batch of a model that is not on the device."""
 
 
 @dataclass(slots=True)

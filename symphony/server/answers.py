@@ -84,6 +84,9 @@ class Answers:
         requests, plan = batch.requests, batch.plan
         entry = self._catalog.by_index[plan.model]
         now_ns = time.monotonic_ns()
+        if batch.fault is Fault.PLACE:
+            self.schedule_again(entry, requests)
+            return
         if batch.fault is not None and batch.part == 0:
             self._note_fault(entry, batch)
         if batch.fault is Fault.DEVICE:

@@ -154,11 +154,17 @@ def test_wrong_shape_fails_its_batch_with_the_shape_said(bench: Callable[..., Be
     assert "of shape [4, 1]" in str(error) and "[2, 2] for this batch" in str(error)
 
 
-def test_model_that_left_fails_its_batch_and_not_the_worker(bench: Callable[..., Bench]) -> None:
-    """A plan for an evicted model is answered with the reason."""
+def test_batch_of_a_model_that_is_not_there_is_handed_back_and_the_worker_goes_on(bench: Callable[..., Bench]) -> None:
+    """As when its device has just got another worker, and the model is not on it yet."""
     one = bench(make_config())
+    loaded = one.worker.models[0]
     one.worker.evict(0)
-    assert "left emulated:0" in str(one.run().error)
+    one.port.give(in_time(2))
+    batch = one.batches.get(timeout=5)
+    assert batch.fault is Fault.PLACE and "left emulated:0" in str(batch.error) and len(batch.requests) == 2
+    one.worker.place(0, loaded)
+    assert one.run().error is None
+    assert one.port.finished == [1, 2]
 
 
 def test_hanging_batch_is_overdue_and_an_abandoned_worker_says_nothing_more(bench: Callable[..., Bench]) -> None:

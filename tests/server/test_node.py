@@ -244,6 +244,25 @@ async def test_hanging_batch_fails_alone_and_the_device_goes_on(tmp_path: Path, 
         await node.assert_at_rest()
 
 
+async def test_batch_that_meets_a_new_worker_before_its_model_is_answered_by_another_device(
+    tmp_path: Path, run_node: Callable[..., Any]
+) -> None:
+    """It was on its way to a device whose worker was replaced because of another model's hang."""
+    write_echo(tmp_path / "models", slo_ms=200)
+    async with run_node("2xemulated") as node:
+        asked = []
+
+        class NotYet(dict[int, Any]):
+            def get(self, model: int, default: Any = None) -> Any:
+                node.node.loop.gpu_drained(0)  # as the node does before it takes the old worker's plans away
+                asked.append(model)
+
+        node.node._workers[0]._models = NotYet()
+        assert (await node.infer(5))[0] == 200
+        assert len(asked) == 1
+        await node.assert_at_rest()
+
+
 async def test_threads_and_slots_balance_after_many_batches(tmp_path: Path, run_node: Callable[..., Any]) -> None:
     """Failures, hangs and replacements leave as many threads as before."""
     write_echo(
