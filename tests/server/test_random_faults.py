@@ -290,6 +290,7 @@ def test_ten_thousand_batches_with_random_faults_end_each_request_once_and_leave
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(soak(tmp_path / "warm-up", [50]))
+    time.sleep(0.5)  # threads that are told to end, and not waited for, need a moment
     before = own_things()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = runner.run(soak(tmp_path / "models", [BATCH_COUNT_PHASE, BATCH_COUNT_PHASE]))
