@@ -38,6 +38,7 @@ class ProcessingPool:
     def __init__(self, config: ModelConfig, folder: Path) -> None:
         """Load the code once to see that it works; raise ModelLoadError when it does not."""
         assert config.processing is not None
+        self.worker_count = config.processing.worker_count
         self._config = config
         self._folder = folder
         try:
