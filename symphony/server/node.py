@@ -305,6 +305,7 @@ class Node:
                 )
             entry = ModelEntry(config, folder, self._catalog.take_index(), ms_to_ns(self.config.reply_margin_ms))
             is_serving = old is not None and old.state == "READY"
+            devices = list(self._devices)
             if not is_serving:
                 self._catalog.publish(entry)
             try:
@@ -315,6 +316,7 @@ class Node:
                 fault = entry.describe_slo_fault()
                 if fault:
                     raise ConfigError(fault)
+                await self._follow_devices(entry, loaded, devices)
             except Exception as error:
                 entry.state, entry.reason = "UNAVAILABLE", str(error) or type(error).__name__
                 self._catalog.give_back_index(entry)
@@ -375,6 +377,14 @@ class Node:
             entry.ring = make_ring(config)
         pool = ProcessingPool(entry.config, entry.folder) if entry.config.processing is not None else None
         return *found, pool
+
+    async def _follow_devices(self, entry: ModelEntry, loaded: dict[str, LoadedModel], devices: list[Device]) -> None:
+        """Load again what was loaded on a device that was renewed meanwhile, because another model hung on it."""
+        while devices != self._devices:
+            renewed = [device for device in self._devices if device not in devices and device.name in loaded]
+            devices = list(self._devices)
+            for device in renewed:
+                loaded[device.name] = await self._asyncio.run_in_executor(self._loader, self._load_again, entry, device)
 
     def _serve(self, entry: ModelEntry, loaded: dict[str, LoadedModel]) -> None:
         """Tell the loop and the workers of a loaded model; requests are taken from now on."""
