@@ -163,13 +163,18 @@ class Worker:
         return bool(self._running) and now_ns - self._running[0].since_ns > self._running[0].limit_ns
 
     def stop(self, timeout_s: float) -> bool:
-        """End the threads after what runs has ended; return whether they did within `timeout_s` seconds."""
+        """End the threads after what runs has ended; return whether they did.
+
+        What has not ended after `timeout_s` seconds is given up. Blocks for `timeout_s` and `JOIN_S` at most.
+        """
         self._is_stopping = True
         self._port.rouse(self.gpu)
-        deadline = time.monotonic() + timeout_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        if not self._join(timeout_s):
+            with self._lock:
+                unfinished = self._give_up()
+            self._let_go(unfinished)
+            return self._join(JOIN_S)
+        return True
 
     def abandon(self, now_ns: int) -> list[tuple[Plan, list[PendingRequest]]]:
         """Give up the worker if it is overdue; return its unfinished batches, the one that hangs first.
@@ -180,18 +185,33 @@ class Worker:
         with self._lock:
             if not self._hangs(now_ns):
                 return []
-            self._is_abandoned = True
-            unfinished = list(self._running)
-            self._running.clear()
+            unfinished = self._give_up()
+        self._let_go(unfinished)
+        if not self.device.is_synchronous:  # where it is, the launcher is what hangs
+            # The launcher may take one more plan instead of the rouse; it must not take it from its successor.
+            self._threads[0].join(JOIN_S)
+        return [(running.plan, running.requests) for running in unfinished] + self._strays
+
+    def _give_up(self) -> list[_Running]:
+        """Ignore from now on what the threads still say; return what they have not ended. Call with the lock held."""
+        self._is_abandoned = True
+        unfinished = list(self._running)
+        self._running.clear()
+        return unfinished
+
+    def _let_go(self, unfinished: list[_Running]) -> None:
+        """Wake the threads, as far as what they wait for allows."""
         self._flights.put(None)
         for running in unfinished:
             if running.flight is not None:
                 running.flight.abandon()
         self._port.rouse(self.gpu)
-        if not self.device.is_synchronous:  # where it is, the launcher is what hangs
-            # The launcher may take one more plan instead of the rouse; it must not take it from its successor.
-            self._threads[0].join(JOIN_S)
-        return [(running.plan, running.requests) for running in unfinished] + self._strays
+
+    def _join(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     # ---- the launcher ------------------------------------------------------------------------------------------
 

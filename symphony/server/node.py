@@ -160,7 +160,8 @@ class Node:
             self.loop.close()
 
     def _join(self) -> bool:
-        ended = [worker.stop(STOP_TIMEOUT_S) for worker in self._workers]
+        deadline = time.monotonic() + STOP_TIMEOUT_S  # for all together: several may hang
+        ended = [worker.stop(max(0.0, deadline - time.monotonic())) for worker in self._workers]
         ended.append(self._stager.stop(STOP_TIMEOUT_S))
         self._thread.join(STOP_TIMEOUT_S)
         return all(ended) and not self._thread.is_alive()

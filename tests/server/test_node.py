@@ -278,6 +278,24 @@ async def test_threads_and_slots_balance_after_many_batches(tmp_path: Path, run_
         await node.assert_at_rest()
 
 
+async def test_node_that_stops_while_batches_hang_ends_its_threads(
+    tmp_path: Path, run_node: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All devices together are waited for no longer than the limit."""
+    monkeypatch.setattr("symphony.server.node.STOP_TIMEOUT_S", 0.3)
+    write_echo(tmp_path / "models", emulated_extra="hang_every = 1", slo_ms=30)
+    async with run_node("3xemulated") as node:
+        hanging = []
+        for number in range(3):
+            hanging.append(asyncio.create_task(node.infer(number)))
+            await asyncio.sleep(0.1)
+        assert [worker.in_flight_count for worker in node.node._workers] == [1, 1, 1]
+        began = time.monotonic()
+    assert time.monotonic() - began < 2.0
+    assert own_threads() == []
+    await asyncio.gather(*hanging, return_exceptions=True)
+
+
 async def test_model_that_keeps_hanging_is_taken_out_with_the_reason(
     tmp_path: Path, run_node: Callable[..., Any]
 ) -> None:
