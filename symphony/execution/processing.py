@@ -38,9 +38,15 @@ class ProcessingPool:
     def __init__(self, config: ModelConfig, folder: Path) -> None:
         """Load the code once to see that it works; raise ModelLoadError when it does not."""
         assert config.processing is not None
+        self.worker_count = config.processing.worker_count
         self._config = config
         self._folder = folder
-        made = _make(config, folder)
+        try:
+            made = _make(config, folder)
+        except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:  # none of it may end the node
+            raise ModelLoadError(
+                f'model "{config.name}": {config.processing.entry} raised {error!r} while it was loaded; mend its code'
+            ) from error
         self.steps: frozenset[Step] = frozenset(step for step in _STEPS if callable(getattr(made, step, None)))
         if not self.steps:
             raise ModelLoadError(

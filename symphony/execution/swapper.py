@@ -55,16 +55,15 @@ class Swapper:
         """Let the order be carried out after those before it."""
         self._orders.put(order)
 
-    def stop(self, timeout_s: float) -> bool:
-        """End the thread after the load under way; return whether it did within `timeout_s` seconds."""
-        self.abandon()
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
     def abandon(self) -> None:
-        """Let the thread end by itself."""
+        """Let the thread end by itself, after the load under way."""
         self._is_stopping = True
         self._orders.put(None)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread to end; return whether it did within `timeout_s` seconds."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         self._device.enter_thread()

@@ -9,6 +9,9 @@ A batch that fails is run again in halves, and the half that fails again in its 
 be met: one bad request does not take the others with it, and a batch that did not fit the device's memory is answered
 in two. Where both halves fail the model is at fault, and nothing more is tried.
 
+A device that is lost, be it while a failed batch is run again, ends all tries: what was answered by then is, the rest
+is handed back as lost with the device, for another device to run.
+
 A worker whose batch hangs is abandoned, not waited for: its threads end when they wake up, what it would still say is
 ignored, and the node starts another worker in its place.
 """
@@ -73,7 +76,10 @@ class Batch:
     started_ns: int
     finished_ns: int
     fault: Fault | None = None
-    """What the batch's first error meant, also for the requests that were answered when run again."""
+    """What this part's error meant; of requests that were answered when run again, the batch's first error.
+
+    DEVICE, PLACE: none of the requests can be answered here now, and another device may take them.
+    """
     bad_rows: frozenset[int] = frozenset()
     """Requests whose outputs hold NaN or infinities though the model allows none."""
     part: int = 0
@@ -92,6 +98,9 @@ class _Running:
     limit_ns: int
     loaded: LoadedModel | None
     flight: Flight | None = None
+    """What runs of it now, or ran last: itself, or a part of it that is run again."""
+    loss: Exception | None = None
+    """How the device was lost while parts were run again; None: it was not."""
 
 
 class Worker:
@@ -155,24 +164,52 @@ class Worker:
     def overdue(self, now_ns: int) -> bool:
         """Return whether the oldest batch has run longer than its model's limit."""
         with self._lock:
-            return bool(self._running) and now_ns - self._running[0].since_ns > self._running[0].limit_ns
+            return self._hangs(now_ns)
+
+    def _hangs(self, now_ns: int) -> bool:
+        return bool(self._running) and now_ns - self._running[0].since_ns > self._running[0].limit_ns
 
     def stop(self, timeout_s: float) -> bool:
-        """End the threads after what runs has ended; return whether they did within `timeout_s` seconds."""
+        """End the threads after what runs has ended; return whether they did.
+
+        What has not ended after `timeout_s` seconds is given up. Blocks for `timeout_s` and `JOIN_S` at most.
+        """
         self._is_stopping = True
         self._port.rouse(self.gpu)
-        deadline = time.monotonic() + timeout_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        is_swapper_gone = self.swapper is None or self.swapper.stop(max(0.0, deadline - time.monotonic()))
-        return is_swapper_gone and not any(thread.is_alive() for thread in self._threads)
+        if self.swapper is not None:
+            self.swapper.abandon()
+        if not self._join(timeout_s):
+            with self._lock:
+                unfinished = self._give_up()
+            self._let_go(unfinished)
+            return self._join(JOIN_S)
+        return True
 
-    def abandon(self) -> list[tuple[Plan, list[PendingRequest]]]:
-        """Give up the worker; return its unfinished batches, the one that hangs first. Blocks for `JOIN_S` at most."""
+    def abandon(self, now_ns: int) -> list[tuple[Plan, list[PendingRequest]]]:
+        """Give up the worker if it is overdue; return its unfinished batches, the one that hangs first.
+
+        Empty: what was overdue when the caller looked has ended meanwhile, and the worker goes on. Blocks for `JOIN_S`
+        at most.
+        """
         with self._lock:
-            self._is_abandoned = True
-            unfinished = list(self._running)
-            self._running.clear()
+            if not self._hangs(now_ns):
+                return []
+            unfinished = self._give_up()
+        self._let_go(unfinished)
+        if not self.device.is_synchronous:  # where it is, the launcher is what hangs
+            # The launcher may take one more plan instead of the rouse; it must not take it from its successor.
+            self._threads[0].join(JOIN_S)
+        return [(running.plan, running.requests) for running in unfinished] + self._strays
+
+    def _give_up(self) -> list[_Running]:
+        """Ignore from now on what the threads still say; return what they have not ended. Call with the lock held."""
+        self._is_abandoned = True
+        unfinished = list(self._running)
+        self._running.clear()
+        return unfinished
+
+    def _let_go(self, unfinished: list[_Running]) -> None:
+        """Wake the threads, as far as what they wait for allows."""
         self._flights.put(None)
         if self.swapper is not None:
             self.swapper.abandon()
@@ -180,11 +217,13 @@ class Worker:
             if running.flight is not None:
                 running.flight.abandon()
         self._port.rouse(self.gpu)
-        is_stuck = self.device.is_synchronous and bool(unfinished)
-        if not is_stuck:
-            # The launcher may take one more plan instead of the rouse; it must not take it from its successor.
-            self._threads[0].join(JOIN_S)
-        return [(running.plan, running.requests) for running in unfinished] + self._strays
+
+    def _join(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        is_swapper_gone = self.swapper is None or self.swapper.join(max(0.0, deadline - time.monotonic()))
+        return is_swapper_gone and not any(thread.is_alive() for thread in self._threads)
 
     # ---- the launcher ------------------------------------------------------------------------------------------
 
@@ -214,12 +253,12 @@ class Worker:
             self._running.append(running)
         try:
             if loaded is None:
-                raise DeviceError(f"model {plan.model} left {self.device.name} before its batch began")
+                raise _AbsentError(f"model {plan.model} left {self.device.name} before its batch began")
             if self.device.is_synchronous:
                 self._port.batch_started(plan.plan_id, self.gpu, now_ns)
             flight = loaded.launch([request.inputs for request in requests])
-        except Exception as error:
-            self._end(running, None, error, now_ns)
+        except BaseException as raised:
+            self._end(running, None, _as_error(raised), now_ns)
             return
         running.flight = flight
         if self.device.is_synchronous:
@@ -247,8 +286,8 @@ class Worker:
                     self._port.wait_and_finish(running.plan.plan_id, self.gpu, flight.ends_at_ns)
                     is_reported = True
                 outputs = flight.wait()
-            except Exception as caught:
-                error = caught
+            except BaseException as raised:
+                error = _as_error(raised)
             self._end(running, outputs, error, flight.started_ns, is_reported)
 
     def _end(
@@ -259,8 +298,8 @@ class Worker:
         started_ns: int,
         is_reported: bool = False,
     ) -> None:
-        fault = self.device.examine(error) if error is not None and not self._is_abandoned else None
-        parts = [_Part(running.requests, outputs, error)]
+        fault = self._examine(error) if error is not None else None
+        parts = [_Part(running.requests, outputs, error, fault)]
         if fault in (Fault.BATCH, Fault.MEMORY):
             parts = self._run_again(running, parts[0])
         finished_ns = time.monotonic_ns()
@@ -270,9 +309,11 @@ class Worker:
         with self._lock:
             if self._is_abandoned:
                 return
+            was_oldest = self._running[0] is running
             self._running.remove(running)
-            if self._running:
-                # The next one on this device begins only now, whenever it was launched.
+            if was_oldest and self._running:
+                # The next one on this device begins only now, whenever it was launched. (One that failed at its launch
+                # ends before those ahead of it, and says nothing about when they began.)
                 self._running[0].since_ns = max(self._running[0].since_ns, finished_ns)
         if not is_reported:
             self._port.batch_finished(running.plan.plan_id, self.gpu, finished_ns)
@@ -289,44 +330,83 @@ class Worker:
                     part.error,
                     started_ns,
                     finished_ns,
-                    fault,
+                    part.fault or fault,
                     bad_rows,
                     place,
                     limit,
                 )
             )
 
+    def _examine(self, error: Exception) -> Fault | None:
+        """Return what the error means; None once abandoned, for a device that hangs is not asked."""
+        if self._is_abandoned:
+            return None
+        return Fault.PLACE if isinstance(error, _AbsentError) else self.device.examine(error)
+
     def _run_again(self, running: _Running, failed: _Part) -> list[_Part]:
-        """Return a failed batch's requests in parts that were answered and parts that failed again."""
+        """Return a failed batch's requests in parts that were answered, failed again, or lost their device."""
         count = len(failed.requests)
-        if count == 1 or running.loaded is None or self._is_abandoned or _is_late(failed.requests):
+        if count == 1:
+            return [failed]
+        if running.loss is not None:
+            return [_lost(running.loss, failed.requests)]
+        if running.loaded is None or self._is_abandoned or _is_late(failed.requests):
             return [failed]
         parts = []
         for requests in (failed.requests[: count // 2], failed.requests[count // 2 :]):
-            if _is_late(requests):
-                parts.append(_Part(requests, None, failed.error))
-                continue
-            with self._lock:
-                running.since_ns = time.monotonic_ns()
-            try:
-                flight = running.loaded.launch([request.inputs for request in requests])
-                parts.append(_Part(requests, flight.wait(), None))
-            except Exception as error:
-                parts.append(_Part(requests, None, error))
+            if running.loss is not None:
+                parts.append(_lost(running.loss, requests))
+            elif _is_late(requests):
+                parts.append(_Part(requests, None, failed.error, failed.fault))
+            else:
+                parts.append(self._run_part(running, running.loaded, requests))
         failures = [part for part in parts if part.error is not None]
-        is_memory = all(self.device.examine(part.error) is Fault.MEMORY for part in failures if part.error is not None)
-        if len(failures) == len(parts) and not is_memory:
+        is_memory = all(part.fault is Fault.MEMORY for part in failures)
+        if len(failures) == len(parts) and not is_memory and running.loss is None:
             return parts
         return [piece for part in parts for piece in (self._run_again(running, part) if part.error else [part])]
+
+    def _run_part(self, running: _Running, loaded: LoadedModel, requests: list[PendingRequest]) -> _Part:
+        """Run some of a failed batch's requests; note in `running` when that loses the device."""
+        with self._lock:
+            running.since_ns = time.monotonic_ns()
+        try:
+            flight = loaded.launch([request.inputs for request in requests])
+            with self._lock:
+                running.flight = flight
+                if self._is_abandoned:
+                    flight.abandon()
+            return _Part(requests, flight.wait(), None, None)
+        except BaseException as raised:
+            error = _as_error(raised)
+        fault = self._examine(error)
+        if fault is Fault.DEVICE:
+            running.loss = error
+        return _Part(requests, None, error, fault)
+
+
+class _AbsentError(DeviceError):
+    """Report a batch of a model that is not on the device."""
 
 
 @dataclass(slots=True)
 class _Part:
-    """Requests of a batch that ended alike."""
+    """Requests of a batch that ended alike. `fault`: what `error` means, None where there is none."""
 
     requests: list[PendingRequest]
     outputs: Tensors | None
     error: Exception | None
+    fault: Fault | None
+
+
+def _lost(loss: Exception, requests: list[PendingRequest]) -> _Part:
+    """Return requests that can no longer be run on their device."""
+    return _Part(requests, None, loss, Fault.DEVICE)
+
+
+def _as_error(raised: BaseException) -> Exception:
+    """Return what a model's code raised as an error of its batch, be it SystemExit: a worker's thread outlives it."""
+    return raised if isinstance(raised, Exception) else DeviceError(f"the model's code raised {raised!r}")
 
 
 def _is_late(requests: Sequence[PendingRequest]) -> bool:

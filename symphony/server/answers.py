@@ -19,7 +19,6 @@ from symphony.execution.devices import Device, Fault
 from symphony.execution.worker import Batch, Plan, split_outputs
 from symphony.ingress.arrival_clock import ArrivalClock
 from symphony.loop import SchedulingLoop
-from symphony.metrics import NodeStats
 from symphony.server.catalog import Catalog
 from symphony.server.drift import DriftEstimator, SlowDevices
 from symphony.server.loading import profile_key
@@ -43,7 +42,6 @@ class Answers:
         catalog: Catalog,
         devices: Sequence[Device],
         kinds: dict[str, int],
-        stats: NodeStats,
         slow_devices: SlowDevices,
         arrival_clock: ArrivalClock,
         queue: Callable[[ModelEntry, PendingRequest], None],
@@ -56,11 +54,11 @@ class Answers:
         self._catalog = catalog
         self._devices = devices
         self._kinds = kinds
-        self._stats = stats
         self._slow_devices = slow_devices
         self._arrival_clock = arrival_clock
         self._queue = queue
         self._on_lost = on_lost
+        self._lost: set[int] = set()
 
     def take_outcomes(self) -> None:
         """Answer the requests that the scheduler dropped, and free the slots of the cancelled ones."""
@@ -86,9 +84,13 @@ class Answers:
         requests, plan = batch.requests, batch.plan
         entry = self._catalog.by_index[plan.model]
         now_ns = time.monotonic_ns()
+        if batch.fault is Fault.PLACE:
+            self.schedule_again(entry, requests)
+            return
         if batch.fault is not None and batch.part == 0:
             self._note_fault(entry, batch)
         if batch.fault is Fault.DEVICE:
+            self._note_loss(batch)
             self.schedule_again(entry, requests)
             return
         if batch.outputs is None:
@@ -205,12 +207,10 @@ class Answers:
         request.on_done(request)
 
     def _note_fault(self, entry: ModelEntry, batch: Batch) -> None:
-        """Count a batch that failed, remember a size that did not fit, and give up a device that is lost."""
+        """Count a batch that failed, and remember a size that did not fit."""
         entry.stats.batch_failed()
         name, gpu = entry.config.name, batch.plan.gpu
         device = self._devices[gpu]
-        if batch.fault is Fault.DEVICE and not self._stats.gpus[gpu].is_quarantined:
-            self._on_lost(gpu, f"{device.name} is lost and needs a new process: {batch.error}")
         key = profile_key(device)
         if batch.size_limit and batch.size_limit < entry.size_limits.get(key, entry.config.batch_size_max):
             entry.size_limits[key] = batch.size_limit
@@ -223,6 +223,13 @@ class Answers:
             )
             if entry.state == "READY":
                 self._loop.profile_changed(entry.index, self._kinds[key], entry.table_ns(key))
+
+    def _note_loss(self, batch: Batch) -> None:
+        """Give up a device that a batch, or a part of one that was run again, found lost; once for each device."""
+        gpu = batch.plan.gpu
+        if gpu not in self._lost:
+            self._lost.add(gpu)
+            self._on_lost(gpu, f"{self._devices[gpu].name} is lost and needs a new process: {batch.error}")
 
     def fail(self, entry: ModelEntry, requests: Sequence[PendingRequest], why: str) -> None:
         """Fail requests whose batch did; `why` is part of the error's text."""

@@ -24,7 +24,7 @@ from symphony.execution.devices import Device, DeviceLostError, LoadedModel, mak
 from symphony.execution.processing import ProcessingPool
 from symphony.execution.repository import Repository
 from symphony.execution.staging import Stager, make_ring
-from symphony.execution.worker import Batch, Worker
+from symphony.execution.worker import Batch, Plan, Worker
 from symphony.ingress.arrival_clock import ArrivalClock
 from symphony.ingress.service import Health
 from symphony.loop import SchedulingLoop
@@ -99,7 +99,6 @@ class Node:
             self._catalog,
             self._devices,
             self._kinds,
-            self.stats,
             self._slow_devices,
             self.arrival_clock,
             self._queue,
@@ -161,7 +160,8 @@ class Node:
             self.loop.close()
 
     def _join(self) -> bool:
-        ended = [worker.stop(STOP_TIMEOUT_S) for worker in self._workers]
+        deadline = time.monotonic() + STOP_TIMEOUT_S  # for all together: several may hang
+        ended = [worker.stop(max(0.0, deadline - time.monotonic())) for worker in self._workers]
         ended.append(self._stager.stop(STOP_TIMEOUT_S))
         self._thread.join(STOP_TIMEOUT_S)
         return all(ended) and not self._thread.is_alive()
@@ -320,6 +320,7 @@ class Node:
                 )
             entry = ModelEntry(config, folder, self._catalog.take_index(), ms_to_ns(self.config.reply_margin_ms))
             is_serving = old is not None and old.state == "READY"
+            devices = list(self._devices)
             if not is_serving:
                 self._catalog.publish(entry)
             try:
@@ -330,6 +331,7 @@ class Node:
                 fault = entry.describe_slo_fault()
                 if fault:
                     raise ConfigError(fault)
+                await self._follow_devices(entry, loaded, devices)
             except Exception as error:
                 entry.state, entry.reason = "UNAVAILABLE", str(error) or type(error).__name__
                 self._catalog.give_back_index(entry)
@@ -403,6 +405,14 @@ class Node:
         pool = ProcessingPool(entry.config, entry.folder) if entry.config.processing is not None else None
         return *found, pool
 
+    async def _follow_devices(self, entry: ModelEntry, loaded: dict[str, LoadedModel], devices: list[Device]) -> None:
+        """Load again what was loaded on a device that was renewed meanwhile, because another model hung on it."""
+        while devices != self._devices:
+            renewed = [device for device in self._devices if device not in devices and device.name in loaded]
+            devices = list(self._devices)
+            for device in renewed:
+                loaded[device.name] = await self._asyncio.run_in_executor(self._loader, self._load_again, entry, device)
+
     def _serve(self, entry: ModelEntry, loaded: dict[str, LoadedModel]) -> None:
         """Tell the loop and the workers of a loaded model; requests are taken from now on."""
         config, index = entry.config, entry.index
@@ -473,17 +483,28 @@ class Node:
                         entry.processor.look(now_ns)
                 for worker in list(self._workers):
                     if worker.overdue(now_ns):
-                        await self._replace(worker)
+                        await self._replace(worker, now_ns)
         except Exception as error:
             # Without the watch a hanging batch would hold its device for ever.
             self._on_fatal(error)
 
-    async def _replace(self, worker: Worker) -> None:
+    async def _replace(self, worker: Worker, now_ns: int) -> None:
         """Fail the batch that hangs, give its device a new worker, schedule anew what had not started."""
         gpu = worker.gpu
+        # A device that gets no batches for another reason, being too slow or lost, gets none afterwards either.
+        was_quarantined = self.stats.gpus[gpu].is_quarantined
         self.loop.gpu_drained(gpu)
         self.stats.gpus[gpu].is_quarantined = True
-        unfinished = await asyncio.to_thread(worker.abandon)
+        unfinished = await asyncio.to_thread(worker.abandon, now_ns)
+        if unfinished:
+            await self._succeed(worker, unfinished)
+        if not was_quarantined:
+            self.stats.gpus[gpu].is_quarantined = False
+            self.loop.gpu_restored(gpu)
+
+    async def _succeed(self, worker: Worker, unfinished: list[tuple[Plan, list[PendingRequest]]]) -> None:
+        """Put a new worker in the place of an abandoned one, which left these batches, the one that hangs first."""
+        gpu = worker.gpu
         device = worker.device.renew()
         self._devices[gpu] = device
         successor = self._make_worker(gpu, device)
@@ -503,13 +524,11 @@ class Node:
             self._note_hang(entry)
         for index in worker.models:
             await self._place_again(index, successor)
-        self.stats.gpus[gpu].is_quarantined = False
         if self._is_swapping(device):
-            # The new one holds nothing yet; what is asked for is loaded.
+            # The new one holds nothing yet; what is asked for is loaded, once batches may go there.
             self.loop.gpu_left(gpu)
             self._join_pool(gpu, device)
-        else:
-            self.loop.gpu_restored(gpu)
+            self.loop.gpu_drained(gpu)
 
     def _lose(self, gpu: int, why: str) -> None:
         """Give up a device on which nothing runs any more; the process ends once the others have done their work."""

@@ -333,6 +333,8 @@ def test_weights_come_back_at_the_rate_of_the_bus_and_give_memory_back(tmp_path:
     best_ns = min(weights.measure_ns(load, compute) for _ in range(5))
     print(f"{weights.byte_count / best_ns:.1f} GB/s")
     assert weights.byte_count / best_ns >= 10
+
+
 def test_text_encoder_is_captured_and_answers_as_on_the_cpu(device: Any, tmp_path: Path) -> None:
     """And an id that it does not know, which would end the process, spoils its own request alone."""
     pytest.importorskip("transformers", minversion="5")

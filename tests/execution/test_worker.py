@@ -17,7 +17,7 @@ import pytest
 
 from symphony.config import EmulatedSpec, ModelConfig, TensorSpec
 from symphony.driver import PendingRequest
-from symphony.execution.devices.base import DeviceError, Fault, Tensors, Timing
+from symphony.execution.devices.base import DeviceError, DeviceLostError, Fault, Tensors, Timing
 from symphony.execution.devices.emulated import EmulatedDevice, latency_table_ns
 from symphony.execution.worker import FINITE_CHECKS, Batch, Worker, split_outputs
 
@@ -156,11 +156,17 @@ def test_wrong_shape_fails_its_batch_with_the_shape_said(bench: Callable[..., Be
     assert "of shape [4, 1]" in str(error) and "[2, 2] for this batch" in str(error)
 
 
-def test_model_that_left_fails_its_batch_and_not_the_worker(bench: Callable[..., Bench]) -> None:
-    """A plan for an evicted model is answered with the reason."""
+def test_batch_of_a_model_that_is_not_there_is_handed_back_and_the_worker_goes_on(bench: Callable[..., Bench]) -> None:
+    """As when its device has just got another worker, and the model is not on it yet."""
     one = bench(make_config())
+    loaded = one.worker.models[0]
     one.worker.evict(0)
-    assert "left emulated:0" in str(one.run().error)
+    one.port.give(in_time(2))
+    batch = one.batches.get(timeout=5)
+    assert batch.fault is Fault.PLACE and "left emulated:0" in str(batch.error) and len(batch.requests) == 2
+    one.worker.place(0, loaded)
+    assert one.run().error is None
+    assert one.port.finished == [1, 2]
 
 
 def test_hanging_batch_is_overdue_and_an_abandoned_worker_says_nothing_more(bench: Callable[..., Bench]) -> None:
@@ -172,7 +178,7 @@ def test_hanging_batch_is_overdue_and_an_abandoned_worker_says_nothing_more(benc
     while not (one.worker.overdue(time.monotonic_ns()) and one.worker.in_flight_count == 2):
         assert time.monotonic() < deadline, "the hang was not noticed"
         time.sleep(0.002)
-    unfinished = one.worker.abandon()
+    unfinished = one.worker.abandon(time.monotonic_ns())
     assert [len(requests) for _, requests in unfinished] == [2, 1]
     time.sleep(0.05)
     assert one.batches.empty() and one.port.finished == []
@@ -190,6 +196,47 @@ def test_slow_batch_within_its_limit_is_not_overdue(bench: Callable[..., Bench])
         assert one.batches.get().error is None
 
 
+def test_worker_whose_overdue_batch_ended_meanwhile_is_not_abandoned(bench: Callable[..., Bench]) -> None:
+    """Else the batch that came after it, which never hung, would be failed in its place."""
+    one = bench(make_config(run_timeout_ms=20.0, alpha_ms=0.0, beta_ms=40.0))
+    one.port.give(make_requests(1))
+    deadline = time.monotonic() + 2
+    while not one.worker.overdue(now_ns := time.monotonic_ns()):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert one.batches.get(timeout=5).error is None
+    assert one.worker.abandon(now_ns) == []
+    assert one.run().error is None
+
+
+def test_batch_that_fails_behind_a_hanging_one_does_not_hide_the_hang(bench: Callable[..., Bench]) -> None:
+    one = bench(make_config(run_timeout_ms=60.0, hang_every=1, fail_every=2))
+    one.port.give(make_requests(1))
+    deadline = time.monotonic() + 2
+    while one.worker.in_flight_count == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    launched_ns = time.monotonic_ns()
+    time.sleep(0.02)
+    assert "injected failure" in str(one.run().error)
+    assert one.worker.overdue(launched_ns + 60_000_001)
+    assert len(one.worker.abandon(launched_ns + 60_000_001)) == 1
+
+
+def test_part_that_hangs_when_run_again_is_let_go_with_its_worker(bench: Callable[..., Bench]) -> None:
+    """The second launch fails, the third, of its first half, hangs; `bench` checks that both threads end."""
+    one = bench(make_config(run_timeout_ms=30.0, fail_every=2, hang_every=3))
+    assert one.run().error is None
+    one.port.give(in_time(4))
+    deadline = time.monotonic() + 2
+    while not one.worker.overdue(time.monotonic_ns()):
+        assert time.monotonic() < deadline, "the hang was not noticed"
+        time.sleep(0.002)
+    assert [len(requests) for _, requests in one.worker.abandon(time.monotonic_ns())] == [4]
+    time.sleep(0.05)
+    assert one.batches.empty() and one.port.finished == [1]
+
+
 class SynchronousDevice:
     """Compute inside launch, as the cpu device does; `block` makes it hang."""
 
@@ -201,7 +248,11 @@ class SynchronousDevice:
         self.threads: set[str] = set()
         self.poison: set[float] = set()
         """A batch with one of these as its first number fails."""
+        self.failure: type[BaseException] = ValueError
+        """How it does."""
         self.sizes: list[int] = []
+        self.lost_after = 0
+        """After so many launches the device is lost; 0: never."""
 
     def enter_thread(self) -> None:
         """Remember who calls."""
@@ -232,16 +283,18 @@ class SynchronousDevice:
             def launch(self, inputs: Sequence[Tensors]) -> Flight:
                 device.block.wait(5)
                 device.sizes.append(len(inputs))
+                if device.lost_after and len(device.sizes) > device.lost_after:
+                    raise DeviceLostError("sync:0 is lost")
                 bad = device.poison & {float(tensors["x"][0]) for tensors in inputs}
                 if bad:
-                    raise ValueError(f"cannot take {sorted(bad)}")
+                    raise device.failure(f"cannot take {sorted(bad)}")
                 return Flight({"y": np.stack([tensors["x"][:2] * 2 for tensors in inputs])})
 
         return Loaded()
 
     def examine(self, error: Exception) -> Fault:
-        """Blame the batch."""
-        return Fault.BATCH
+        """Blame the batch, unless the device was lost."""
+        return Fault.DEVICE if isinstance(error, DeviceLostError) else Fault.BATCH
 
     def renew(self) -> SynchronousDevice:
         """Return another."""
@@ -262,7 +315,7 @@ def test_synchronous_device_needs_one_thread_and_can_be_abandoned_while_stuck(be
         assert time.monotonic() < deadline
         time.sleep(0.002)
     began = time.monotonic()
-    assert len(one.worker.abandon()) == 1
+    assert len(one.worker.abandon(time.monotonic_ns())) == 1
     assert time.monotonic() - began < 0.1
     device.block.set()
     time.sleep(0.05)
@@ -312,6 +365,21 @@ def test_model_that_always_fails_is_tried_in_two_halves_and_no_further(bench: Ca
     assert all(part.error is not None for part in parts)
 
 
+@pytest.mark.parametrize("failure", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_code_that_would_end_its_thread_fails_its_requests_and_no_more(
+    bench: Callable[..., Bench], failure: type[BaseException]
+) -> None:
+    device = SynchronousDevice()
+    device.failure = failure
+    one = bench(make_config(), device)
+    device.poison = {1.0}
+    parts = run_in_parts(one, in_time(2))
+    assert [part.error is None for part in parts] == [True, False]
+    assert f"the model's code raised {failure.__name__}(" in str(parts[1].error)
+    device.poison = set()
+    assert one.run(2).error is None
+
+
 def test_nothing_is_run_again_once_its_deadline_has_passed(bench: Callable[..., Bench]) -> None:
     device = SynchronousDevice()
     one = bench(make_config(), device)
@@ -334,6 +402,43 @@ def test_lost_device_is_said_and_its_batch_is_not_run_again(bench: Callable[...,
     one.port.give(in_time(2))
     batch = one.batches.get(timeout=5)
     assert (batch.fault, len(batch.requests), batch.outputs) == (Fault.DEVICE, 2, None)
+
+
+def test_device_lost_while_a_batch_is_run_again_is_said_with_that_batch(bench: Callable[..., Bench]) -> None:
+    """The first launch did not fit, the second found the device lost: nothing more is tried, all may run elsewhere."""
+    one = bench(make_config(memory_size_max=4, lost_after=1))
+    parts = run_in_parts(one, in_time(8))
+    assert [(part.fault, len(part.requests)) for part in parts] == [(Fault.DEVICE, 4), (Fault.DEVICE, 4)]
+    assert all("is lost" in str(part.error) and part.outputs is None for part in parts)
+    assert parts[0].size_limit == 4
+
+
+@pytest.mark.parametrize(
+    ("launches", "parts"),
+    [
+        # 8 do not fit, nor do the halves; of the first half's halves one is answered, the other loses the device.
+        (4, [(Fault.MEMORY, 2), (Fault.DEVICE, 2), (Fault.DEVICE, 4)]),
+        # One more is answered, and the second half's first half loses it.
+        (5, [(Fault.MEMORY, 2), (Fault.MEMORY, 2), (Fault.DEVICE, 2), (Fault.DEVICE, 2)]),
+    ],
+)
+def test_what_was_answered_before_the_device_was_lost_stays_answered(
+    bench: Callable[..., Bench], launches: int, parts: list[tuple[Fault, int]]
+) -> None:
+    one = bench(make_config(memory_size_max=2, lost_after=launches))
+    found = run_in_parts(one, in_time(8))
+    assert [(part.fault, len(part.requests)) for part in found] == parts
+    assert [part.outputs is None for part in found] == [fault is Fault.DEVICE for fault, _ in parts]
+
+
+def test_request_that_failed_alone_is_not_sent_on_when_the_device_is_lost(bench: Callable[..., Bench]) -> None:
+    """It is at fault itself: two launches fail (the batch, its first half of one), the third loses the device."""
+    device = SynchronousDevice()
+    one = bench(make_config(), device)
+    device.poison = {0.0}
+    device.lost_after = 2
+    parts = run_in_parts(one, in_time(2))
+    assert [part.fault for part in parts] == [Fault.BATCH, Fault.DEVICE]
 
 
 def test_outputs_that_are_no_numbers_are_found_where_asked(bench: Callable[..., Bench]) -> None:

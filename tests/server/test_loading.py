@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from symphony.server.catalog import MODEL_COUNT_MAX
+from symphony.server.loading import load_model
 from tests.server.conftest import write_echo
 
 pytestmark = pytest.mark.sockets
@@ -62,6 +64,33 @@ async def test_faulty_reload_leaves_the_old_one_serving(tmp_path: Path, run_node
         async with node.session.post(f"{node.url}/v2/repository/models/echo/load", json={}) as reply:
             assert reply.status in (400, 404) and "model.toml" in await reply.text()
         assert (await node.infer(5))[0] == 200
+
+
+async def test_model_loaded_while_a_device_is_renewed_runs_on_the_new_one(
+    tmp_path: Path, run_node: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on the streams of the one that another model's hang holds."""
+    write_echo(tmp_path / "models", emulated_extra="hang_every = 2", extra="run_timeout_ms = 30", slo_ms=50)
+    async with run_node() as node:
+        go_on = threading.Event()
+
+        def load_slowly(*args: Any) -> Any:
+            found = load_model(*args)
+            assert go_on.wait(10)
+            return found
+
+        monkeypatch.setattr("symphony.server.node.load_model", load_slowly)
+        write_echo(tmp_path / "models", name="late", slo_ms=1_000)
+        loading = asyncio.create_task(node.node.load("late"))
+        hung = node.node._workers[0]
+        assert [(await node.infer(number))[0] for number in range(2)] == [200, 500]
+        await until(lambda: has(lambda: node.node._workers[0] is not hung))
+        go_on.set()
+        await loading
+        worker = node.node._workers[0]
+        assert worker.models[node.node.find("late", None).index]._device is worker.device
+        assert (await node.infer(5, model="late"))[0] == 200
+        await node.assert_at_rest()
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 5.0) -> None:

@@ -178,6 +178,55 @@ async def test_requests_of_a_lost_device_are_answered_by_another(tmp_path: Path,
         assert node.faults == []
 
 
+async def test_device_lost_while_a_batch_is_run_again_is_noticed_with_that_batch(
+    tmp_path: Path, run_node: Callable[..., Any]
+) -> None:
+    """Its requests are answered by the other device, no further batch is needed to notice."""
+    write_echo(tmp_path / "models", emulated_extra="memory_size_max = 4\nlost_after = 3", slo_ms=400, alpha_ms=5.0)
+    async with run_node("2xemulated") as node:
+        for number in range(2):
+            assert (await node.infer(number))[0] == 200
+        # The third launch, of all eight, does not fit; the fourth, of the first half, loses the device.
+        answers = await asyncio.gather(*(node.infer(number) for number in range(8)))
+        (fault,) = node.faults
+        assert isinstance(fault, DeviceLostError) and "emulated:0 is lost" in str(fault)
+        assert [(status, answer[0]) for status, answer in answers] == [(200, number) for number in range(8)]
+        node.faults.clear()
+        await node.assert_at_rest()
+
+
+NUMPY_MODEL = """
+import numpy as np
+
+class Odd:
+    def predict(self, batch):
+        first = float(batch["x"].reshape(-1)[0])
+        if first == 13:
+            raise SystemExit(13)
+        return {"y": np.full((len(batch["x"]), 8), first, object if first == 14 else np.float32)}
+"""
+
+
+async def test_code_that_exits_or_returns_objects_fails_its_batch_and_the_device_goes_on(
+    tmp_path: Path, run_node: Callable[..., Any]
+) -> None:
+    """Neither may end the thread that drives the device."""
+    folder = tmp_path / "models" / "odd"
+    folder.mkdir(parents=True)
+    (folder / "model.toml").write_text(
+        'name = "odd"\nslo_ms = 2000\nmax_batch_size = 1\nformat = "python"\nentry = "model.py:Odd"\n'
+        'devices = ["cpu"]\n[[inputs]]\nname = "x"\ndatatype = "FP32"\nshape = [8]\n'
+        '[[outputs]]\nname = "y"\ndatatype = "FP32"\nshape = [8]\nallow_nan = false\n'
+    )
+    (folder / "model.py").write_text(NUMPY_MODEL)
+    async with run_node("cpu", profile_budget_s=0.1) as node:
+        for number, said in ((13, b"SystemExit(13)"), (14, b'output \\"y\\" as object')):
+            status, body = await node.infer(number, model="odd")
+            assert status == 500 and said in body, body
+            assert (await node.infer(5, model="odd"))[0] == 200
+        await node.assert_at_rest()
+
+
 async def test_hanging_batch_fails_alone_and_the_device_goes_on(tmp_path: Path, run_node: Callable[..., Any]) -> None:
     """The request in it gets 500 after run_timeout_ms; the worker is replaced; other models are answered meanwhile."""
     write_echo(tmp_path / "models", emulated_extra="hang_every = 2", extra="run_timeout_ms = 100", slo_ms=50)
@@ -195,6 +244,25 @@ async def test_hanging_batch_fails_alone_and_the_device_goes_on(tmp_path: Path, 
         await node.assert_at_rest()
 
 
+async def test_batch_that_meets_a_new_worker_before_its_model_is_answered_by_another_device(
+    tmp_path: Path, run_node: Callable[..., Any]
+) -> None:
+    """It was on its way to a device whose worker was replaced because of another model's hang."""
+    write_echo(tmp_path / "models", slo_ms=200)
+    async with run_node("2xemulated") as node:
+        asked = []
+
+        class NotYet(dict[int, Any]):
+            def get(self, model: int, default: Any = None) -> Any:
+                node.node.loop.gpu_drained(0)  # as the node does before it takes the old worker's plans away
+                asked.append(model)
+
+        node.node._workers[0]._models = NotYet()
+        assert (await node.infer(5))[0] == 200
+        assert len(asked) == 1
+        await node.assert_at_rest()
+
+
 async def test_threads_and_slots_balance_after_many_batches(tmp_path: Path, run_node: Callable[..., Any]) -> None:
     """Failures, hangs and replacements leave as many threads as before."""
     write_echo(
@@ -208,6 +276,24 @@ async def test_threads_and_slots_balance_after_many_batches(tmp_path: Path, run_
         await asyncio.sleep(0.3)
         assert own_threads() == before
         await node.assert_at_rest()
+
+
+async def test_node_that_stops_while_batches_hang_ends_its_threads(
+    tmp_path: Path, run_node: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All devices together are waited for no longer than the limit."""
+    monkeypatch.setattr("symphony.server.node.STOP_TIMEOUT_S", 0.3)
+    write_echo(tmp_path / "models", emulated_extra="hang_every = 1", slo_ms=30)
+    async with run_node("3xemulated") as node:
+        hanging = []
+        for number in range(3):
+            hanging.append(asyncio.create_task(node.infer(number)))
+            await asyncio.sleep(0.1)
+        assert [worker.in_flight_count for worker in node.node._workers] == [1, 1, 1]
+        began = time.monotonic()
+    assert time.monotonic() - began < 2.0
+    assert own_threads() == []
+    await asyncio.gather(*hanging, return_exceptions=True)
 
 
 async def test_model_that_keeps_hanging_is_taken_out_with_the_reason(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import multiprocessing
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,6 +179,85 @@ async def test_process_that_dies_takes_only_its_request_with_it(tmp_path: Path, 
         await node.assert_at_rest()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("worker_count", [1, 2])
+async def test_request_that_kills_its_process_does_not_take_others_with_it(
+    worker_count: int, tmp_path: Path, run_node: Callable[..., Any]
+) -> None:
+    """Those that ran beside it or waited behind it, which are more than the pool is given at once, are answered."""
+    write_words(tmp_path / "models", kind="processes", slo_ms=30_000, worker_count=worker_count)
+    async with run_node() as node:
+        texts = ["20", "21", "die", *(f"{number}" for number in range(22, 30)), "die", "30"]
+        answers = await asyncio.gather(*(ask(node, text) for text in texts))
+        for text, (status, answer) in zip(texts, answers, strict=True):
+            if text == "die":
+                assert status == 500 and b"preprocess lost its worker 2 times" in answer
+            else:
+                assert (status, answer) == (200, f"it is {text}".encode())
+        await node.assert_at_rest()
+
+
+@pytest.mark.slow
+async def test_killed_process_loses_no_request_and_the_pool_recovers(
+    tmp_path: Path, run_node: Callable[..., Any]
+) -> None:
+    """`kill -9` of one of two while both work and others wait: each is answered once, and two processes are left."""
+    write_words(tmp_path / "models", kind="processes", slo_ms=30_000, worker_count=2)
+    async with run_node() as node:
+        assert await ask(node, "1") == (200, b"it is 1")
+        for round_ in range(2):
+            texts = [f"{20 + 12 * round_ + number}" for number in range(12)]
+            asked = [asyncio.create_task(ask(node, f"sleep{text}")) for text in texts]
+            await asyncio.sleep(0.25)
+            assert not all(task.done() for task in asked)
+            victim = multiprocessing.active_children()[0]
+            assert victim.pid is not None
+            os.kill(victim.pid, signal.SIGKILL)
+            answers = await asyncio.gather(*asked)
+            assert answers == [(200, f"it is {text}".encode()) for text in texts]
+            victim.join(5)
+            assert victim.exitcode == -signal.SIGKILL
+        metrics = await node.metrics()
+        assert metrics["symphony_requests_total{model=words,outcome=good,reason=,version=1}"] == 25
+        await node.assert_at_rest()
+        assert await ask(node, "2") == (200, b"it is 2")
+        await until_count(multiprocessing.active_children, 2)
+    await until_count(multiprocessing.active_children, 0)
+
+
+async def until_count(things: Callable[[], list[Any]], count: int) -> None:
+    """Wait until there are so many of them, five seconds at most."""
+    end = asyncio.get_running_loop().time() + 5
+    while len(things()) != count:
+        assert asyncio.get_running_loop().time() < end, f"{things()}: there should be {count}"
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.slow
+async def test_process_killed_again_and_again_ends_each_request_with_the_reason(
+    tmp_path: Path, run_node: Callable[..., Any]
+) -> None:
+    """Who lost two workers is told so; nobody is left without an answer; afterwards the pool serves."""
+    write_words(tmp_path / "models", kind="processes", slo_ms=30_000, worker_count=2)
+    async with run_node() as node:
+        assert await ask(node, "1") == (200, b"it is 1")
+        asked = [asyncio.create_task(ask(node, f"sleep{number}")) for number in range(20, 30)]
+        killed = 0
+        while not all(task.done() for task in asked):
+            await asyncio.sleep(0.3)
+            for victim in multiprocessing.active_children()[:1] if killed < 6 else []:
+                assert victim.pid is not None
+                os.kill(victim.pid, signal.SIGKILL)
+                killed += 1
+        answers = [task.result() for task in asked]
+        lost = [body for status, body in answers if status == 500]
+        assert lost and all(b"lost its worker 2 times" in body for body in lost)
+        for number, answer in enumerate(answers, 20):
+            assert answer[0] == 500 or answer == (200, f"it is {number}".encode())
+        assert await ask(node, "2") == (200, b"it is 2")
+        await node.assert_at_rest()
+
+
 async def test_deadline_that_passes_before_a_worker_is_free_is_said(
     tmp_path: Path, run_node: Callable[..., Any]
 ) -> None:
@@ -185,6 +267,18 @@ async def test_deadline_that_passes_before_a_worker_is_free_is_said(
         statuses = [status for status, _ in answers]
         assert 504 in statuses and 200 not in statuses[1:]
         assert any(b"the deadline passed before preprocess began" in body for status, body in answers if status == 504)
+        await node.assert_at_rest()
+
+
+async def test_requests_that_hang_one_after_another_do_not_fail_what_waits_behind_them(
+    tmp_path: Path, run_node: Callable[..., Any]
+) -> None:
+    """The workers are given up three times before those behind begin; that is not held against them."""
+    write_words(tmp_path / "models", run_timeout_ms=60, worker_count=1, slo_ms=5_000)
+    async with run_node() as node:
+        texts = ["hang"] * 3 + [f"{number}" for number in range(20, 26)]
+        answers = await asyncio.gather(*(ask(node, text) for text in texts))
+        assert [status for status, _ in answers] == [500] * 3 + [200] * 6
         await node.assert_at_rest()
 
 

@@ -36,6 +36,8 @@ class Fault(Enum):
     """The batch did not fit; a smaller one may."""
     DEVICE = "device"
     """Nothing runs on the device any more; the process must be started anew."""
+    PLACE = "place"
+    """The model is not on the device, which has just got a new worker; another device may hold it."""
 
 
 @dataclass(frozen=True, slots=True)

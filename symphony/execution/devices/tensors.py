@@ -60,12 +60,12 @@ def checked_outputs(config: ModelConfig, outputs: Mapping[str, Any], batch_size:
                 f'model "{config.name}" returned output "{spec.name}" of shape {list(getattr(value, "shape", ()))}: '
                 f"model.toml declares {list(spec.shape)} for one request, so {list(shape)} for this batch"
             )
-        if spec.datatype != "BYTES" and isinstance(value, torch.Tensor):
-            wanted = TORCH_DTYPES[spec.datatype]
-            if value.dtype != wanted:
+        if spec.datatype != "BYTES":
+            wanted = TORCH_DTYPES[spec.datatype] if isinstance(value, torch.Tensor) else NUMPY_DTYPES[spec.datatype]
+            if getattr(value, "dtype", None) != wanted:
                 raise DeviceError(
-                    f'model "{config.name}" returned output "{spec.name}" as {value.dtype}: model.toml declares '
-                    f"{spec.datatype} ({wanted}); convert it in predict or change the declaration"
+                    f'model "{config.name}" returned output "{spec.name}" as {getattr(value, "dtype", type(value))}: '
+                    f"model.toml declares {spec.datatype} ({wanted}); convert it in predict or change the declaration"
                 )
         checked[spec.name] = value
     return checked

@@ -22,7 +22,7 @@ def warm_up(model: LoadedModel, device: str) -> None:
         for _ in range(config.warmup_count):
             try:
                 model.launch(inputs).wait()
-            except Exception as error:
+            except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:  # none of it may end the node
                 raise DeviceError(
                     f'model "{config.name}": a batch of {size} failed on {device}: {type(error).__name__}: {error}; '
                     "mend the model or its model.toml"
