@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from symphony.cli.workload_file import read_trace
 from symphony.client.blocking import Client
 from symphony.client.calls import Calls
 from symphony.client.goodput import Probe, find_goodput
@@ -24,10 +25,9 @@ from symphony.client.load import run_load
 from symphony.client.report import GOOD_SHARE_MIN, LAG_P99_MS_MAX, Report, judge
 from symphony.errors import ConfigError, SymphonyError
 from symphony.units import ms_to_ns
-from symphony.workload import Arrivals, Schedule, make_schedule, parse_trace
+from symphony.workload import Arrivals, Schedule, make_schedule
 
 BODIES_PER_MODEL = 8
-TRACE_BYTES_MAX = 1 << 30
 EXIT_INVALID = 3
 TABLE_WIDTH = 110
 WARM_CONNECTIONS_MAX = 2048
@@ -156,7 +156,8 @@ class Bench:
         self._is_quiet = is_quiet
         self._trace: Schedule | None = None
         if arrivals.startswith("trace:"):
-            self._trace = Schedule(*read_trace(Path(arrivals.removeprefix("trace:")), self.names))
+            trace = read_trace(Path(arrivals.removeprefix("trace:")), self.names)
+            self._trace = Schedule(trace.at_ns, trace.models)
             self._arrivals = Arrivals()
         else:
             self._arrivals = Arrivals.parse(arrivals)
@@ -277,16 +278,6 @@ def random_inputs(metadata: Any, rng: np.random.Generator) -> dict[str, Any]:
         else:
             inputs[tensor["name"]] = rng.integers(0, 2, shape).astype(_NUMPY.get(datatype, datatype.lower()))
     return inputs
-
-
-def read_trace(file: Path, names: list[str]) -> tuple[Any, Any]:
-    """Return the trace in a file; raise ConfigError when it cannot be read."""
-    try:
-        if file.stat().st_size > TRACE_BYTES_MAX:
-            raise ConfigError(f"{file} has more than {TRACE_BYTES_MAX} bytes; split it")
-        return parse_trace(file.read_text(encoding="utf-8"), str(file), names)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {file}: {error}") from error
 
 
 def machine_facts() -> dict[str, Any]:

@@ -11,7 +11,8 @@ class SimulatedModel:
     """`copies` models alike: `rate` requests per second over all of them, arriving as `arrivals` says.
 
     `latency_ns` maps a kind of GPU to l(1), l(2), ... up to `batch_size_max`; the model is resident on every GPU of
-    these kinds. `arrivals` is in the words of `symphony.workload.Arrivals`.
+    these kinds. `arrivals` is in the words of `symphony.workload.Arrivals`. `memory_mb`: what it takes of each of these
+    GPUs, 0: not known.
     """
 
     name: str
@@ -21,6 +22,7 @@ class SimulatedModel:
     copies: int = 1
     arrivals: str = "poisson"
     priority: int = 4
+    memory_mb: float = 0.0
 
     @property
     def batch_size_max(self) -> int:
@@ -30,10 +32,16 @@ class SimulatedModel:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedGpus:
-    """`count` GPUs of one kind, with the next free ids."""
+    """`count` GPUs of one kind, with the next free ids.
+
+    `price`: of one GPU, in any currency and per any time, 0: not known. `memory_mb`: of one GPU, 0: not known. Both are
+    the kind's: all its groups say the same.
+    """
 
     kind: str
     count: int
+    price: float = 0.0
+    memory_mb: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,11 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A whole workload.toml; docs/simulate.md explains each key with its unit and limits."""
+    """A whole workload.toml; docs/simulate.md explains each key with its unit and limits.
+
+    `trace`: the file whose requests are replayed instead of drawn ones, as written; "": none. `duration_ns` 0: as long
+    as the trace.
+    """
 
     models: tuple[SimulatedModel, ...]
     gpus: tuple[SimulatedGpus, ...]
@@ -61,6 +73,7 @@ class Workload:
     margin_ns: int = 0
     jitter: float = 0.0
     faults: tuple[Fault, ...] = field(default=())
+    trace: str = ""
 
     @property
     def gpu_kinds(self) -> tuple[str, ...]:
