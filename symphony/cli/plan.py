@@ -163,12 +163,13 @@ def _show_mix(plan: Plan) -> None:
 
 
 def _pool_text(pool: Pool) -> str:
-    return " + ".join(f"{count} {kind}" for kind, count in pool)
+    return " + ".join(f"{count} x {kind}" for kind, count in pool)
 
 
 def _show_loads(plan: Plan, answer: Answer) -> None:
     if plan.curve:
-        table = Table(title=f"{answer.count.gpus} {answer.kind} at other loads")
+        cell = ", all in one cell," if answer.division else ""
+        table = Table(title=f"{_pool_text(((answer.kind, answer.count.gpus),))}{cell} at other loads")
         for heading in ("load", "requests/s", "good/s", "good", "worst model", "GPUs in use"):
             table.add_column(heading, justify="right")
         for point in plan.curve:
@@ -176,8 +177,8 @@ def _show_loads(plan: Plan, answer: Answer) -> None:
             table.add_row(*rates, f"{point.good_share:.2%}", f"{point.worst_good_share:.2%}", str(point.gpus_in_use))
         _print(table)
     if plan.growth:
-        needs = [f"{one.load:g} times: {one.gpus}{'' if one.is_settled else ' (not settled)'}" for one in plan.growth]
-        click.echo(f"GPUs of {answer.kind} for other loads: {', '.join(needs)}.")
+        needs = ", ".join(f"{one.load:g} times: {one.gpus}" for one in plan.growth)
+        click.echo(f"GPUs for other loads, give or take one: {needs}.")
 
 
 def _show_slo_costs(plan: Plan, workload: Workload) -> None:
@@ -190,7 +191,7 @@ def _show_slo_costs(plan: Plan, workload: Workload) -> None:
         )
         by_model.setdefault(cost.model, []).append(text)
     slo_ms = {spec.name: spec.slo_ns / 1e6 for spec in workload.models}
-    table = Table(title=f"GPUs of {plan.best} if one model's SLO were another")
+    table = Table(title="GPUs needed if one SLO were another")
     for heading in ("model", "SLO ms", "halved", "doubled"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for name, (halved, doubled) in list(by_model.items())[:ROW_COUNT_MAX]:

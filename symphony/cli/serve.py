@@ -23,6 +23,8 @@ CONFIG_BYTES_MAX = 1 << 20
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one. Default: 8000.")
 @click.option("--policy", type=click.Choice(["deferred", "eager", "timeout"]), help="Scheduling policy.")
 @click.option("--poll-s", type=float, help="Look for changes in the repository this often. Default: 0, never.")
+@click.option("--record", help="Write when which model is asked into this file, to simulate, plan or bench it.")
+@click.option("--record-mb-max", type=int, help="Largest size of that file. Default: 1000.")
 @click.option("--drain-timeout-s", type=float, help="How long SIGTERM waits for accepted requests.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True

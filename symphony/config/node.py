@@ -16,7 +16,8 @@ class NodeConfig:
     `lead_us`: how long before a GPU is predicted free its next batch is decided. `window_us`: least width of a
     schedulable window (timers are late). `poll_s`: how often the repository is looked at for changes; 0: never.
     `reply_margin_ms`: least time kept free between a batch's end and its deadlines. `timeout_delay_ms` and
-    `timeout_batch_size` (0: the model's largest) serve the policy "timeout".
+    `timeout_batch_size` (0: the model's largest) serve the policy "timeout". `record`: the file into which arrivals are
+    written, None: none; `record_mb_max`: its largest size in millions of bytes.
     """
 
     host: str = "127.0.0.1"
@@ -38,3 +39,5 @@ class NodeConfig:
     reply_margin_ms: float = 2.0
     timeout_delay_ms: float = 5.0
     timeout_batch_size: int = 0
+    record: Path | None = None
+    record_mb_max: int = 1_000

@@ -8,7 +8,6 @@ from symphony.config.workload import Workload
 from symphony.config.workload_document import GPU_COUNT_MAX
 from symphony.plan.bracket import find_least
 from symphony.plan.budget import Budget, OutOfBudget
-from symphony.plan.count import find_count
 from symphony.plan.demand import guess, is_possible, work
 from symphony.plan.trials import Pool, Trials, with_pool
 from symphony.sim import report_on, simulate
@@ -34,11 +33,10 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True)
 class GrowthPoint:
-    """How many GPUs hold so many times the load; `is_settled` as in `Count`. 0: none was found."""
+    """How many GPUs hold so many times the load, by quick looks: one more or less is possible."""
 
     load: float
     gpus: int
-    is_settled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +78,15 @@ def goodput_curve(trials: Trials, source: LoadSource, pool: Pool, seed: int, bud
 def growth(
     workload: Workload, source: LoadSource, kind: str, gpus: int, seed: int, budget: Budget
 ) -> list[GrowthPoint]:
-    """Return how many GPUs of this kind each of `GROWTH_LOADS` needs, as far as the budget goes."""
+    """Return how many GPUs of this kind each of `GROWTH_LOADS` needs by quick looks, as far as the budget goes."""
     points = []
     base = sum(work(workload, spec, kind) for spec in workload.models)
-    for number, load in enumerate(GROWTH_LOADS):
-        part = budget.part(1.0 / (len(GROWTH_LOADS) - number))
+    for load in GROWTH_LOADS:
         more = sum(work(workload, spec, kind) for spec in scaled(workload, load).models)
         start = max(1, round(gpus * more / base)) if base > 0 else 1
-        found = find_count(Trials(workload, source, seed, part, load), kind, start)
-        if found.gpus:
-            points.append(GrowthPoint(load, found.gpus, found.is_settled))
+        found = _looked(Trials(workload, source, seed, budget, load), kind, start)
+        if found:
+            points.append(GrowthPoint(load, found))
     return points
 
 

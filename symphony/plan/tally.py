@@ -16,10 +16,11 @@ from symphony.sim.scenario import Array
 from symphony.sim.sweep import GOOD_SHARE_MIN, WORST_SHARE_MIN
 
 BLOCK_COUNT = 8
-ERRORS_SURE = 2.5
+ERRORS_SURE = 3.0
 """A share so many standard errors from its bar is on that side of it for sure."""
 CAUTION_MAX = 0.001
-"""At the border the share of all must lie above its bar by a standard error, but by no more than this."""
+WORST_CAUTION_MAX = 0.005
+"""At the border shares must lie above their bars by a standard error, but by no more than this."""
 
 
 class Verdict(Enum):
@@ -81,7 +82,10 @@ class Tally:
     @property
     def is_held_with_care(self) -> bool:
         """Return the same, but a share at the very border does not count as held."""
-        return self.is_held and self.good_share >= GOOD_SHARE_MIN + min(CAUTION_MAX, self.error)
+        shares = _shares(self._goods.sum(axis=0), self._totals.sum(axis=0))
+        spare = np.minimum(WORST_CAUTION_MAX, _errors(self._goods, self._totals))
+        is_each_held = bool((shares >= WORST_SHARE_MIN + spare).all())
+        return is_each_held and self.good_share >= GOOD_SHARE_MIN + min(CAUTION_MAX, self.error)
 
     @property
     def verdict(self) -> Verdict:

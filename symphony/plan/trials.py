@@ -15,10 +15,12 @@ from symphony.workload import Arrivals
 QUICK_REQUEST_COUNT = 60_000
 QUICK_SLO_COUNT = 40
 """A run must last so many SLOs beyond its warm-up, or a backlog would pass for goodput."""
-RUN_REQUEST_COUNT_MAX = 4_000_000
+RUN_REQUEST_COUNT_MAX = 2_000_000
 """A run longer than that is cut: so many requests leave little to chance."""
-RUN_COUNT_MIN = 3
-RUN_COUNT_MAX = 10
+RUN_COUNT_MIN = 5
+RUN_COUNT_MAX = 20
+"""Runs of a verdict that something is held; that it is missed may be sure after one."""
+VERDICT_REQUEST_COUNT_MAX = 12_000_000
 STEADY_ARRIVALS = frozenset({"constant", "poisson", "gamma"})
 """Processes of which a short piece looks like a long one."""
 
@@ -83,7 +85,7 @@ class Trials:
         return self._quick[pool]
 
     def holds(self, pool: Pool) -> bool:
-        """Return whether the pool reaches the bar: seeds are added until it is sure, or `RUN_COUNT_MAX` have been run.
+        """Return whether the pool reaches the bar: seeds are added until it is sure, or enough have been run.
 
         Raise OutOfBudget when no time is left to find out.
         """
@@ -94,6 +96,8 @@ class Trials:
                 tally.add(self._run(pool, self.judged_ns, self._seed + tally.run_count))
                 verdict = tally.verdict
                 if verdict is Verdict.MISSED or (verdict is Verdict.HELD and tally.run_count >= RUN_COUNT_MIN):
+                    break
+                if tally.run_count >= RUN_COUNT_MIN and tally.request_count > VERDICT_REQUEST_COUNT_MAX:
                     break
             self._settled[pool] = (tally.is_held_with_care, tally)
         return self._settled[pool][0]
