@@ -179,8 +179,10 @@ def _load_faults(raw: Mapping[str, Any], has_trace: bool) -> list[str]:
             faults.append(f"model {name!r} has no key 'rate'; add it (only with a trace is it known without)")
         if has_trace and one.get("copies", 1) != 1:
             faults.append(f"model {name!r} has copies: a trace cannot tell them apart; name each model")
+        if has_trace and "rate" in one:
+            faults.append(f"model {name!r} has the key 'rate', but the trace has it; remove one of the two")
         if has_trace and "arrivals" in one:
-            faults.append(f"model {name!r} has the key 'arrivals', but they come from the trace; remove one of the two")
+            faults.append(f"model {name!r} has the key 'arrivals', but the trace has them; remove one of the two")
     return faults
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-def find_least(holds: Callable[[int], bool], start: int, limit: int, step: int = 1) -> int | None:
+def find_least(holds: Callable[[int], bool], start: int, limit: int, step: int = 1, resolution: int = 1) -> int | None:
     """Return the least n in 1..`limit` for which `holds(n)` is true; None if not even `limit` holds.
 
     Gallops from `start` in steps that double from `step`, down or up, then bisects: for an answer d away from the start
     about 2 log2(d / step) + log2(step) questions. Where answers are noisy and so not monotone, the n returned was found
-    to hold, and n - 1 was found not to.
+    to hold, and n - 1 was found not to; with a coarser `resolution` n less that much.
     """
     start = max(1, min(limit, start))
     low, high = 0, start
@@ -30,7 +30,7 @@ def find_least(holds: Callable[[int], bool], start: int, limit: int, step: int =
             if holds(high):
                 break
             low = high
-    while high - low > 1:
+    while high - low > resolution:
         middle = (low + high) // 2
         if holds(middle):
             high = middle

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from symphony.config.workload import Workload
 from symphony.config.workload_document import GPU_COUNT_MAX
@@ -10,11 +12,8 @@ from symphony.plan.bracket import find_least
 from symphony.plan.budget import OutOfBudget
 from symphony.plan.demand import guess, is_possible, least_work, work
 from symphony.plan.tally import Tally
-from symphony.plan.trials import Trials, size_of
+from symphony.plan.trials import Closeness, Pool, Trials, size_of
 from symphony.sim.sweep import scaled
-
-QUICK_STEP_SHARE = 8
-SETTLED_STEP_SHARE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def impossible(workload: Workload, kind: str) -> str:
 def find_count(trials: Trials, kind: str, start: int | None = None) -> Count:
     """Return how many GPUs of this kind hold the workload of the trials; `start` instead of the first guess.
 
-    Quick looks bring the number near, then verdicts over several seeds settle it.
+    Quick looks bring the number near, a few runs nearer, then verdicts over many seeds settle it.
     """
     workload = trials.workload
     why = impossible(workload, kind)
@@ -72,12 +71,16 @@ def find_count(trials: Trials, kind: str, start: int | None = None) -> Count:
     is_settled = True
     gpus: int | None
     try:
-        near = find_least(
-            lambda n: trials.looks_held(((kind, n),)), first, GPU_COUNT_MAX, max(1, first // QUICK_STEP_SHARE)
-        )
-        gpus = near and find_least(
-            lambda n: trials.holds(((kind, n),)), near, GPU_COUNT_MAX, max(1, near // SETTLED_STEP_SHARE)
-        )
+        gpus = first
+        for question, step_share, resolution_share in (
+            (trials.looks_held, 8, 32),
+            (trials.seems_held, 32, 128),
+            (trials.holds, 128, GPU_COUNT_MAX),
+        ):
+            step, resolution = max(1, gpus // step_share), max(1, gpus // resolution_share)
+            gpus = find_least(partial(_asked, question, kind), gpus, GPU_COUNT_MAX, step, resolution)
+            if gpus is None:
+                break
         if gpus is None:
             why = f"not even {GPU_COUNT_MAX} GPUs hold it"
     except OutOfBudget:
@@ -94,7 +97,9 @@ def find_count(trials: Trials, kind: str, start: int | None = None) -> Count:
         is_settled=is_settled,
         guess=first,
         bound=bound,
-        missed=trials.largest_missed(),
+        missed=trials.largest_missed(Closeness.LOOK)
+        if gpus is None
+        else min(gpus - 1, trials.largest_missed(Closeness.LOOK)),
         good_share=_share(tally),
         worst_good_share=tally.worst_good_share if tally else 0.0,
         good_share_below=below.good_share if below else None,
@@ -103,6 +108,10 @@ def find_count(trials: Trials, kind: str, start: int | None = None) -> Count:
         judged_s=trials.judged_ns / 1e9,
         why=why,
     )
+
+
+def _asked(question: Callable[[Pool], bool], kind: str, gpus: int) -> bool:
+    return question(((kind, gpus),))
 
 
 def _share(tally: Tally | None) -> float:

@@ -17,7 +17,7 @@ from symphony.plan.mix import Mix, covers, find_mix, prices_of
 from symphony.plan.trials import Pool, Trials
 from symphony.sim.replay import LoadSource
 
-COUNT_SHARE, DIVISION_SHARE, MIX_SHARE, CURVE_SHARE, GROWTH_SHARE = 0.4, 0.4, 0.4, 0.3, 0.4
+COUNT_SHARE, DIVISION_SHARE, MIX_SHARE, CURVE_SHARE, GROWTH_SHARE = 0.75, 0.5, 0.4, 0.3, 0.4
 """Of what is left of the budget at that step; what the costs of the SLOs find is the rest."""
 
 OnStep = Callable[[str, float], None]

@@ -18,6 +18,8 @@ from symphony.sim.sweep import GOOD_SHARE_MIN, WORST_SHARE_MIN
 BLOCK_COUNT = 8
 ERRORS_SURE = 3.0
 """A share so many standard errors from its bar is on that side of it for sure."""
+ERRORS_LIKELY, LIKELY_RUN_COUNT = 1.5, 4
+"""Below the bar so many errors are enough after so many runs: to be wrong there costs a GPU, above it requests."""
 CAUTION_MAX = 0.001
 WORST_CAUTION_MAX = 0.005
 """At the border shares must lie above their bars by a standard error, but by no more than this."""
@@ -91,11 +93,12 @@ class Tally:
     def verdict(self) -> Verdict:
         """Return what is sure: both bars are cleared by far, or one is missed by far."""
         shares = _shares(self._goods.sum(axis=0), self._totals.sum(axis=0))
-        doubt = ERRORS_SURE * _errors(self._goods, self._totals)
-        own_doubt = ERRORS_SURE * self.error
-        if self.good_share + own_doubt < GOOD_SHARE_MIN or (shares + doubt < WORST_SHARE_MIN).any():
+        errors, error = _errors(self._goods, self._totals), self.error
+        many = ERRORS_SURE if self.run_count < LIKELY_RUN_COUNT else ERRORS_LIKELY
+        if self.good_share + many * error < GOOD_SHARE_MIN or (shares + many * errors < WORST_SHARE_MIN).any():
             return Verdict.MISSED
-        if self.good_share - own_doubt >= GOOD_SHARE_MIN and (shares - doubt >= WORST_SHARE_MIN).all():
+        is_each_held = bool((shares - ERRORS_SURE * errors >= WORST_SHARE_MIN).all())
+        if is_each_held and self.good_share - ERRORS_SURE * error >= GOOD_SHARE_MIN:
             return Verdict.HELD
         return Verdict.UNSURE
 

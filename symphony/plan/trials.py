@@ -1,13 +1,14 @@
-"""Try pools of GPUs on a workload by simulation: a quick look, or a verdict over several seeds."""
+"""Try pools of GPUs on a workload by simulation: a quick look, a few runs, or a verdict over many seeds."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import IntEnum
 
 from symphony.config.workload import SimulatedGpus, Workload
 from symphony.plan.budget import Budget
 from symphony.plan.tally import Tally, Verdict
-from symphony.sim import Outcome, simulate
+from symphony.sim import Outcome, Requests, simulate
 from symphony.sim.replay import LoadSource
 from symphony.units import NS_PER_S
 from symphony.workload import Arrivals
@@ -17,12 +18,24 @@ QUICK_SLO_COUNT = 40
 """A run must last so many SLOs beyond its warm-up, or a backlog would pass for goodput."""
 RUN_REQUEST_COUNT_MAX = 2_000_000
 """A run longer than that is cut: so many requests leave little to chance."""
+RUN_COUNT_FEW = 4
 RUN_COUNT_MIN = 5
-RUN_COUNT_MAX = 20
-"""Runs of a verdict that something is held; that it is missed may be sure after one."""
+RUN_COUNT_MAX = 16
+"""Runs of a verdict that something is held: at least and at most. That it is missed may be sure after one."""
 VERDICT_REQUEST_COUNT_MAX = 12_000_000
+KEPT_REQUEST_COUNT_MAX = 8_000_000
+"""About 170 MB."""
 STEADY_ARRIVALS = frozenset({"constant", "poisson", "gamma"})
 """Processes of which a short piece looks like a long one."""
+
+
+class Closeness(IntEnum):
+    """How closely a pool was looked at: one short run, a few full ones, as many as make it sure."""
+
+    LOOK = 0
+    FEW = 1
+    VERDICT = 2
+
 
 Pool = tuple[tuple[str, int], ...]
 """(kind, count) for each kind of GPU, in the order of their ids."""
@@ -50,82 +63,112 @@ def with_pool(workload: Workload, pool: Pool) -> Workload:
 
 
 class Trials:
-    """Ask the simulator whether pools hold a workload at one load, and remember what it said.
+    """Ask the simulator whether pools hold a workload at one load, ever more closely, and remember what it said.
 
-    Run k of every pool has the seed `seed` + k, so pools are compared on the same requests.
+    Run k of every pool has the seed `seed` + k, so pools are compared on the same requests. Each of the three questions
+    raises OutOfBudget when no time is left to find out; a closer one goes on where the last one stopped.
     """
 
     def __init__(self, workload: Workload, source: LoadSource, seed: int, budget: Budget, load: float = 1.0) -> None:
         self.workload = workload
         self.budget = budget
+        self.load = load
         self.run_count = 0
         self.request_count = 0
         self._source = source
         self._seed = seed
-        self.load = load
         rate = sum(spec.rate for spec in workload.models) * load
         self.judged_ns = _cut_ns(workload, RUN_REQUEST_COUNT_MAX, rate)
-        """How long the runs of a verdict last: the workload's duration, or what `RUN_REQUEST_COUNT_MAX` allows."""
+        """How long full runs last: the workload's duration, or what `RUN_REQUEST_COUNT_MAX` allows."""
         is_steady = not workload.trace and all(
             Arrivals.parse(spec.arrivals).kind in STEADY_ARRIVALS for spec in workload.models
         )
         self._quick_ns = (
             min(self.judged_ns, _cut_ns(workload, QUICK_REQUEST_COUNT, rate)) if is_steady else self.judged_ns
         )
-        self._quick: dict[Pool, bool] = {}
-        self._settled: dict[Pool, tuple[bool, Tally]] = {}
+        self._requests: dict[tuple[int, int], tuple[Workload, Requests]] = {}
+        self._kept_count = 0
+        self._tallies: dict[Pool, Tally] = {}
+        self._known: dict[Pool, tuple[Closeness, bool]] = {}
 
     def looks_held(self, pool: Pool) -> bool:
-        """Return whether one short run reaches the bar; raise OutOfBudget when no time is left to find out."""
-        if pool not in self._quick:
-            self.budget.check()
-            tally = Tally(self.workload.model_count)
-            tally.add(self._run(pool, self._quick_ns, self._seed))
-            self._quick[pool] = tally.is_held
-        return self._quick[pool]
+        """Return whether one short run reaches the bar; for arrivals of which a piece says little, a full run."""
+        if not self._is_known(pool, Closeness.LOOK):
+            if self._quick_ns < self.judged_ns:
+                self.budget.check()
+                tally = Tally(self.workload.model_count)
+                tally.add(self._run(pool, self._quick_ns, self._seed))
+            else:
+                tally = self._extended(pool, 1)
+            self._known[pool] = (Closeness.LOOK, tally.is_held)
+        return self._known[pool][1]
+
+    def seems_held(self, pool: Pool) -> bool:
+        """Return whether a few full runs together reach the bar."""
+        if not self._is_known(pool, Closeness.FEW):
+            self._known[pool] = (Closeness.FEW, self._extended(pool, RUN_COUNT_FEW).is_held)
+        return self._known[pool][1]
 
     def holds(self, pool: Pool) -> bool:
-        """Return whether the pool reaches the bar: seeds are added until it is sure, or enough have been run.
-
-        Raise OutOfBudget when no time is left to find out.
-        """
-        if pool not in self._settled:
-            tally = Tally(self.workload.model_count)
-            while tally.run_count < RUN_COUNT_MAX:
-                self.budget.check()
-                tally.add(self._run(pool, self.judged_ns, self._seed + tally.run_count))
-                verdict = tally.verdict
-                if verdict is Verdict.MISSED or (verdict is Verdict.HELD and tally.run_count >= RUN_COUNT_MIN):
-                    break
-                if tally.run_count >= RUN_COUNT_MIN and tally.request_count > VERDICT_REQUEST_COUNT_MAX:
-                    break
-            self._settled[pool] = (tally.is_held_with_care, tally)
-        return self._settled[pool][0]
+        """Return whether the pool reaches the bar for sure, or, after many runs, with care."""
+        if not self._is_known(pool, Closeness.VERDICT):
+            self._known[pool] = (Closeness.VERDICT, self._extended(pool, RUN_COUNT_MAX).is_held_with_care)
+        return self._known[pool][1]
 
     def tally(self, pool: Pool) -> Tally | None:
-        """Return what a verdict on the pool rests on, None if there was none."""
-        return self._settled[pool][1] if pool in self._settled else None
+        """Return what the full runs on the pool counted, None if there were none."""
+        return self._tallies.get(pool)
 
     def smallest_held(self) -> Pool | None:
-        """Return the smallest pool that held by verdict, or else by a quick look; None if none did."""
-        held = [pool for pool, (is_held, _) in self._settled.items() if is_held] or [
-            pool for pool, is_held in self._quick.items() if is_held and not self._settled.get(pool)
-        ]
-        return min(held, key=size_of, default=None)
+        """Return the smallest pool known to hold by the closest question that any pool passed; None if none did.
 
-    def largest_missed(self) -> int:
-        """Return the size of the largest pool that missed, by verdict or by a quick look; 0 if none did."""
-        missed = [pool for pool, (is_held, _) in self._settled.items() if not is_held]
-        missed += [pool for pool, is_held in self._quick.items() if not is_held and pool not in self._settled]
+        A pool that is not larger than one found too small by as close a question does not count.
+        """
+        for closeness in reversed(Closeness):
+            found = [pool for pool, known in self._known.items() if known == (closeness, True)]
+            missed = self.largest_missed(closeness)
+            held = [pool for pool in found if size_of(pool) > missed]
+            if held:
+                return min(held, key=size_of)
+        return None
+
+    def largest_missed(self, closeness: Closeness) -> int:
+        """Return the size of the largest pool known not to hold by a question at least so close; 0 if there is none."""
+        missed = [pool for pool, (close, is_held) in self._known.items() if close >= closeness and not is_held]
         return max(map(size_of, missed), default=0)
 
+    def _is_known(self, pool: Pool, closeness: Closeness) -> bool:
+        return pool in self._known and self._known[pool][0] >= closeness
+
+    def _extended(self, pool: Pool, run_count: int) -> Tally:
+        """Return the pool's tally after so many full runs, fewer when they are sure or make enough requests."""
+        tally = self._tallies.setdefault(pool, Tally(self.workload.model_count))
+        while tally.run_count < run_count:
+            verdict = tally.verdict if tally.run_count else Verdict.UNSURE
+            if verdict is Verdict.MISSED or (verdict is Verdict.HELD and tally.run_count >= RUN_COUNT_MIN):
+                break
+            if tally.run_count >= RUN_COUNT_MIN and tally.request_count > VERDICT_REQUEST_COUNT_MAX:
+                break
+            self.budget.check()
+            tally.add(self._run(pool, self.judged_ns, self._seed + tally.run_count))
+        return tally
+
     def _run(self, pool: Pool, duration_ns: int, seed: int) -> Outcome:
-        workload, requests = self._source(
-            replace(with_pool(self.workload, pool), duration_ns=duration_ns), self.load, seed
-        )
+        workload, requests = self._drawn(duration_ns, seed)
         self.run_count += 1
         self.request_count += len(requests)
-        return simulate(workload, seed=seed, requests=requests)
+        return simulate(with_pool(workload, pool), seed=seed, requests=requests)
+
+    def _drawn(self, duration_ns: int, seed: int) -> tuple[Workload, Requests]:
+        """Return the requests of a run, the same for every pool; some are kept, as drawing takes a third of a run."""
+        key = (duration_ns, seed)
+        if key not in self._requests:
+            drawn = self._source(replace(self.workload, duration_ns=duration_ns), self.load, seed)
+            if self._kept_count + len(drawn[1]) > KEPT_REQUEST_COUNT_MAX:
+                return drawn
+            self._requests[key] = drawn
+            self._kept_count += len(drawn[1])
+        return self._requests[key]
 
 
 def _cut_ns(workload: Workload, request_count: int, rate: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import ceil
 
 import numpy as np
 
@@ -81,7 +82,7 @@ class Replay:
         slo_ns = (self._slo_ns[:end][taken] * slo_factor[models]).astype(np.int64)
         shorter = replace(
             scaled(workload, load),
-            duration_ns=max(1, round(workload.duration_ns / load)),
+            duration_ns=ceil(workload.duration_ns / load),
             warmup_ns=round(workload.warmup_ns / load),
         )
         return shorter, Requests(at_ns, to_model[models], at_ns + slo_ns, priority[models].astype(np.uint8))
