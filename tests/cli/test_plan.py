@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -94,6 +95,13 @@ def test_answer_is_shown_with_what_it_rests_on(file: Path, tmp_path: Path) -> No
     for part in ("at other loads", "GPUs for other loads", "halved", "resnet", "bert"):
         assert part in shown
     assert run(file).stdout == shown
+
+
+def test_example_of_the_docs_is_answered_as_they_say(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "plan.md").read_text()
+    workload, shown = re.search(r"```toml\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL).groups()
+    (tmp_path / "w.toml").write_text(workload)
+    assert run(tmp_path / "w.toml", "--budget-s", 60).stdout.startswith(shown)
 
 
 def test_simulate_agrees_with_the_answer(file: Path, tmp_path: Path) -> None:
