@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from symphony.cli.simulate import write
@@ -77,7 +77,13 @@ def plan_with_progress(
 ) -> Plan:
     """Plan under a progress bar on standard error."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=is_quiet or not console.is_terminal) as progress:
         task = progress.add_task("", total=1.0)
         return make_plan(
@@ -101,9 +107,8 @@ def show(plan: Plan, workload: Workload) -> None:
     if plan.is_present_held is not None:
         verb = "hold it" if plan.is_present_held else "do not hold it"
         click.echo(f"The file's {_pool_text(plan.present)} {verb}.")
-    if plan.answer is not None:
-        _show_loads(plan, plan.answer)
-        _show_slo_costs(plan, workload)
+    _show_loads(plan)
+    _show_slo_costs(plan, workload)
     click.echo(f"seed {plan.seed}, digest {plan.digest()}")
 
 
@@ -114,7 +119,7 @@ def _sentence(answer: Answer) -> str:
     price = f", price {answer.price:g}" if answer.price is not None else ""
     name = "GPUs" if answer.gpus != 1 else "GPU"
     cells = f" in {len(answer.division.cells)} cells" if answer.division else ""
-    said = f"{kind}: {answer.gpus or 'no number of'} {name}{cells}{price}"
+    said = f"{kind}: {answer.gpus} {name}{cells}{price}"
     if answer.division:
         said += f" (one cell of {count.gpus} would do if memory and cell sizes did not count)"
     if count.good_share:
@@ -132,9 +137,9 @@ def _show_cells(answer: Answer) -> None:
     for heading in ("cell", "GPUs", "MB on each", "good", "models"):
         table.add_column(heading, justify="left" if heading == "models" else "right")
     for number, cell in enumerate(answer.division.cells[:ROW_COUNT_MAX], 1):
-        mark = "" if cell.count.is_settled else " (not settled)"
+        mark = "" if cell.count.is_settled else " (not settled)" if cell.count.gpus else " (guess)"
         good = f"{cell.count.good_share:.2%}" if cell.count.good_share else "?"
-        table.add_row(str(number), f"{cell.gpus or '?'}{mark}", f"{cell.memory_mb:g}", good, _parts_text(cell))
+        table.add_row(str(number), f"{cell.gpus}{mark}", f"{cell.memory_mb:g}", good, _parts_text(cell))
     _print(table)
     if len(answer.division.cells) > ROW_COUNT_MAX:
         click.echo(f"(the {ROW_COUNT_MAX} largest of {len(answer.division.cells)} cells)")
@@ -166,10 +171,10 @@ def _pool_text(pool: Pool) -> str:
     return " + ".join(f"{count} x {kind}" for kind, count in pool)
 
 
-def _show_loads(plan: Plan, answer: Answer) -> None:
+def _show_loads(plan: Plan) -> None:
     if plan.curve:
-        cell = ", all in one cell," if answer.division else ""
-        table = Table(title=f"{_pool_text(((answer.kind, answer.count.gpus),))}{cell} at other loads")
+        cell = ", all in one cell," if any(answer.division for answer in plan.answers) else ""
+        table = Table(title=f"{_pool_text(plan.pool)}{cell} at other loads")
         for heading in ("load", "requests/s", "good/s", "good", "worst model", "GPUs in use"):
             table.add_column(heading, justify="right")
         for point in plan.curve:
@@ -178,7 +183,7 @@ def _show_loads(plan: Plan, answer: Answer) -> None:
         _print(table)
     if plan.growth:
         needs = ", ".join(f"{one.load:g} times: {one.gpus}" for one in plan.growth)
-        click.echo(f"GPUs for other loads, give or take one: {needs}.")
+        click.echo(f"GPUs of kind {plan.best} for other loads, give or take one: {needs}.")
 
 
 def _show_slo_costs(plan: Plan, workload: Workload) -> None:
@@ -191,7 +196,7 @@ def _show_slo_costs(plan: Plan, workload: Workload) -> None:
         )
         by_model.setdefault(cost.model, []).append(text)
     slo_ms = {spec.name: spec.slo_ns / 1e6 for spec in workload.models}
-    table = Table(title="GPUs needed if one SLO were another")
+    table = Table(title=f"GPUs of kind {plan.best} if one SLO were another")
     for heading in ("model", "SLO ms", "halved", "doubled"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for name, (halved, doubled) in list(by_model.items())[:ROW_COUNT_MAX]:

@@ -36,7 +36,8 @@ def plot_plan(plan: Plan, file: Path) -> None:
     growth.plot([load for load, _ in points], [count for _, count in points], marker="o")
     growth.set(xlabel="times the load", ylabel="GPUs needed", xlim=(0, None), ylim=(0, None), title="growth")
     _draw_costs(costs, plan, gpus)
-    figure.suptitle(f"{gpus} GPUs of {plan.best or 'no kind'}, seed {plan.seed}, digest {plan.digest()}")
+    pool = " + ".join(f"{count} x {kind}" for kind, count in plan.pool) or "no pool"
+    figure.suptitle(f"{pool}, seed {plan.seed}, digest {plan.digest()}")
     try:
         figure.savefig(file)
     except (OSError, ValueError) as error:

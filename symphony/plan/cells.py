@@ -31,7 +31,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """GPUs of one kind that all hold these models; `count` says what the simulation made of it."""
+    """GPUs of one kind that all hold these models.
+
+    `count` says what the simulation made of it; where it found no number in the budget, `gpus` are the packing's.
+    """
 
     parts: tuple[Part, ...]
     gpus: int
@@ -48,8 +51,8 @@ class Division:
 
     @property
     def gpus(self) -> int:
-        """Return how many GPUs all cells have together; 0 if some cell has no answer."""
-        return sum(cell.gpus for cell in self.cells) if all(cell.gpus for cell in self.cells) else 0
+        """Return how many GPUs all cells have together."""
+        return sum(cell.gpus for cell in self.cells)
 
 
 def needs_division(workload: Workload, kind: str, gpus: int, cell_gpus_max: int) -> bool:
@@ -81,9 +84,10 @@ def divide(
         for number, cell in enumerate(packed):
             piece, parts = _piece(workload, kind, [names[index] for index in cell])
             trials = Trials(piece, source, seed, budget.part(1.0 / (len(packed) - number)))
-            count = find_count(trials, kind, shelf.gpus([items[index] for index in cell]))
+            guessed = shelf.gpus([items[index] for index in cell])
+            count = find_count(trials, kind, guessed)
             taken_mb = sum(spec.memory_mb * spec.copies for spec in piece.models)
-            cells.append(Cell(parts, count.gpus, taken_mb, count))
+            cells.append(Cell(parts, count.gpus or guessed, taken_mb, count))
         if attempt == TRY_COUNT_MAX - 1 or all(cell.gpus <= most for cell in cells) or budget.left_s <= 0.0:
             break
         spare += SPARE_STEP

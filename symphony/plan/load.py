@@ -9,7 +9,7 @@ from symphony.config.workload_document import GPU_COUNT_MAX
 from symphony.plan.bracket import find_least
 from symphony.plan.budget import Budget, OutOfBudget
 from symphony.plan.demand import guess, is_possible, work
-from symphony.plan.trials import Pool, Trials, with_pool
+from symphony.plan.trials import Pool, Trials, judged_ns, with_pool
 from symphony.sim import report_on, simulate
 from symphony.sim.replay import LoadSource
 from symphony.sim.sweep import scaled
@@ -53,15 +53,15 @@ class SloCost:
     is_simulated: bool
 
 
-def goodput_curve(trials: Trials, source: LoadSource, pool: Pool, seed: int, budget: Budget) -> list[CurvePoint]:
+def goodput_curve(workload: Workload, source: LoadSource, pool: Pool, seed: int, budget: Budget) -> list[CurvePoint]:
     """Return a point for each of `CURVE_LOADS` that the budget leaves time for, each from one run."""
     points = []
     for load in CURVE_LOADS:
         if budget.left_s <= 0.0:
             break
-        duration_ns = trials.judged_ns
-        workload, requests = source(replace(with_pool(trials.workload, pool), duration_ns=duration_ns), load, seed)
-        report = report_on(simulate(workload, seed=seed, requests=requests))
+        duration_ns = judged_ns(workload, load)
+        drawn, requests = source(replace(with_pool(workload, pool), duration_ns=duration_ns), load, seed)
+        report = report_on(simulate(drawn, seed=seed, requests=requests))
         points.append(
             CurvePoint(
                 load,
@@ -98,19 +98,22 @@ def slo_costs(workload: Workload, source: LoadSource, kind: str, gpus: int, seed
     """
     base = _looked(Trials(workload, source, seed, budget), kind, gpus)
     works = [work(workload, spec, kind) for spec in workload.models]
+    total = sum(works)
     costs = []
     for index in sorted(range(len(works)), key=lambda index: -works[index]):
         spec = workload.models[index]
         for factor in SLO_FACTORS:
             other = replace(spec, slo_ns=round(spec.slo_ns * factor))
-            models = (*workload.models[:index], other, *workload.models[index + 1 :])
-            changed = replace(workload, models=models)
             slo_ms = other.slo_ns / 1e6
-            if not is_possible(changed, other, kind):
+            if not is_possible(workload, other, kind):
                 costs.append(SloCost(spec.name, slo_ms, 0, 0, False))
                 continue
-            by_guess = guess([*works[:index], work(changed, other, kind), *works[index + 1 :]]) - guess(works)
-            found = _looked(Trials(changed, source, seed, budget), kind, max(1, gpus + by_guess)) if base else None
+            by_guess = guess([total - works[index] + work(workload, other, kind)]) - guess([total])
+            found = None
+            if base and budget.left_s > 0.0:
+                models = (*workload.models[:index], other, *workload.models[index + 1 :])
+                trials = Trials(replace(workload, models=models), source, seed, budget)
+                found = _looked(trials, kind, max(1, gpus + by_guess))
             change = found - base if found and base else by_guess
             costs.append(SloCost(spec.name, slo_ms, max(1, gpus + change), change, bool(found and base)))
     return costs

@@ -13,7 +13,7 @@ from symphony.plan.budget import Budget, OutOfBudget
 from symphony.plan.cells import Division, divide, needs_division
 from symphony.plan.count import Count, find_count
 from symphony.plan.load import CurvePoint, GrowthPoint, SloCost, goodput_curve, growth, slo_costs
-from symphony.plan.mix import Mix, covers, find_mix, prices_of
+from symphony.plan.mix import Mix, covers, find_mix, price_of, prices_of
 from symphony.plan.trials import Pool, Trials
 from symphony.sim.replay import LoadSource
 
@@ -41,7 +41,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The whole answer. `best` is the kind that costs least, "" if none holds the workload alone."""
+    """The whole answer. `best` is the kind that costs least, "" if none holds the workload alone.
+
+    `pool` is the cheapest of all, a mix where that is cheaper, and the one that `curve` is of; all models in one cell.
+    """
 
     seed: int
     answers: tuple[Answer, ...]
@@ -49,6 +52,7 @@ class Plan:
     present: Pool
     is_present_held: bool | None
     mix: Mix | None
+    pool: Pool
     curve: tuple[CurvePoint, ...]
     growth: tuple[GrowthPoint, ...]
     slo_costs: tuple[SloCost, ...]
@@ -90,10 +94,9 @@ def make_plan(
     present: Pool = tuple((kind, workload.gpu_kinds.count(kind)) for kind in kinds)
     answers = []
     counting = budget.part(COUNT_SHARE)
-    trials_of = {}
     for number, kind in enumerate(kinds):
         on_step(f"how many of {kind}", 0.4 * number / len(kinds))
-        trials = trials_of[kind] = Trials(workload, source, seed, counting.part(1.0 / (len(kinds) - number)))
+        trials = Trials(workload, source, seed, counting.part(1.0 / (len(kinds) - number)))
         count = find_count(trials, kind)
         division = None
         if count.gpus and needs_division(workload, kind, count.gpus, cell_gpus_max):
@@ -110,14 +113,14 @@ def make_plan(
         mix = find_mix(Trials(workload, source, seed, budget.part(MIX_SHARE)), prices, held)
     on_step("what the file's GPUs do", 0.55)
     is_present_held = _holds(workload, source, seed, present, budget) if covers(present, workload) else None
-    curve: list[CurvePoint] = []
+    pool: Pool = ((best.kind, best.count.gpus),) if best is not None else ()
+    if mix is not None and mix.pool and (not pool or mix.price < price_of(pool, prices)):
+        pool = mix.pool
+    on_step("goodput curve", 0.6)
+    curve = goodput_curve(workload, source, pool, seed, budget.part(CURVE_SHARE)) if pool else []
     grown: list[GrowthPoint] = []
     costs: list[SloCost] = []
     if best is not None:
-        on_step("goodput curve", 0.6)
-        trials = trials_of[best.kind]
-        pool = ((best.kind, best.count.gpus),)
-        curve = goodput_curve(trials, source, pool, seed, budget.part(CURVE_SHARE))
         on_step("growth", 0.7)
         grown = growth(workload, source, best.kind, best.count.gpus, seed, budget.part(GROWTH_SHARE))
         on_step("what each SLO costs", 0.8)
@@ -129,6 +132,7 @@ def make_plan(
         present=present,
         is_present_held=is_present_held,
         mix=mix,
+        pool=pool,
         curve=tuple(curve),
         growth=tuple(grown),
         slo_costs=tuple(costs),

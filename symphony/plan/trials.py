@@ -78,7 +78,7 @@ class Trials:
         self._source = source
         self._seed = seed
         rate = sum(spec.rate for spec in workload.models) * load
-        self.judged_ns = _cut_ns(workload, RUN_REQUEST_COUNT_MAX, rate)
+        self.judged_ns = judged_ns(workload, load)
         """How long full runs last: the workload's duration, or what `RUN_REQUEST_COUNT_MAX` allows."""
         is_steady = not workload.trace and all(
             Arrivals.parse(spec.arrivals).kind in STEADY_ARRIVALS for spec in workload.models
@@ -169,6 +169,11 @@ class Trials:
             self._requests[key] = drawn
             self._kept_count += len(drawn[1])
         return self._requests[key]
+
+
+def judged_ns(workload: Workload, load: float = 1.0) -> int:
+    """Return how long to run at so many times the load: as the workload says, or for `RUN_REQUEST_COUNT_MAX`."""
+    return _cut_ns(workload, RUN_REQUEST_COUNT_MAX, sum(spec.rate for spec in workload.models) * load)
 
 
 def _cut_ns(workload: Workload, request_count: int, rate: float) -> int:

@@ -92,7 +92,7 @@ def test_answer_is_shown_with_what_it_rests_on(file: Path, tmp_path: Path) -> No
     assert f"with {gpus - 1} good " in shown
     assert "The file's 3 x gpu do not hold it." in shown
     assert f"seed 1, digest {found['digest']}" in shown
-    for part in ("at other loads", "GPUs for other loads", "halved", "resnet", "bert"):
+    for part in ("at other loads", "GPUs of kind gpu for other loads", "halved", "resnet", "bert"):
         assert part in shown
     assert run(file).stdout == shown
 
