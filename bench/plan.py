@@ -11,6 +11,7 @@ the budget cut a plan short.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -67,14 +68,17 @@ def measure(seed: int, budget_s: float) -> dict[str, Any]:
         "bound": count.bound,
         "is_settled": count.is_settled,
         "runs": count.run_count,
-        "checks": [
-            None
-            if one is None
-            else {"good": one.good_share, "worst": one.worst_good_share, "is_held": one.is_held, "digests": one.digests}
-            for one in checks
-        ],
+        "checks": [shares(one) for one in checks],
         "plan_digest": plan.digest(),
     }
+
+
+def shares(found: Sweep | None) -> dict[str, Any] | None:
+    """Return what is kept of a check; the digest is of all its runs."""
+    if found is None:
+        return None
+    digest = hashlib.sha256("".join(found.digests).encode()).hexdigest()[:16]
+    return {"good": found.good_share, "worst": found.worst_good_share, "is_held": found.is_held, "digest": digest}
 
 
 def check(workload: Workload, gpus: int) -> Sweep | None:
@@ -84,11 +88,11 @@ def check(workload: Workload, gpus: int) -> Sweep | None:
 
 def as_row(row: dict[str, Any]) -> str:
     """Return the row as a line of the table; ~ where the budget ended before the answer was settled."""
-    shares = [f"{one['good']:.2%}, {one['worst']:.2%}" if one else "" for one in row["checks"][:2]]
+    good = [f"{one['good']:.2%}, {one['worst']:.2%}" if one else "" for one in row["checks"][:2]]
     gpus = f"{row['gpus']}{'' if row['is_settled'] else ' ~'}"
     return (
         f"| {row['seed']} | {row['models']} | {row['rate']:.0f} | {row['bound']:.1f} | {row['guess']} | "
-        f"{gpus} | {shares[0]} | {shares[1]} | {verdict(row)} | {row['seconds']:.1f} |"
+        f"{gpus} | {good[0]} | {good[1]} | {verdict(row)} | {row['seconds']:.1f} |"
     )
 
 

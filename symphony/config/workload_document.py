@@ -148,6 +148,9 @@ class WorkloadDocument(Document):
         if copies > MODEL_COUNT_MAX:
             faults.append(f"key 'models' makes {copies} models: at most {MODEL_COUNT_MAX} can be simulated; name fewer")
         faults += _load_faults(raw, has_trace)
+        unpriced = [str(one.get("kind", DEFAULT_KIND)) for one in gpus if not one.get("price")]
+        if unpriced and len(unpriced) < len(gpus):
+            faults.append(f"kind {unpriced[0]!r} has no price, but others have; give each kind one, or none")
         for key in ("price", "memory_mb"):
             for kind in kinds:
                 told = {one.get(key, 0.0) for one in _tables(raw, "gpus") if one.get("kind", DEFAULT_KIND) == kind}

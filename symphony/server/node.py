@@ -37,7 +37,7 @@ from symphony.server.door import Doors
 from symphony.server.drift import SlowDevices
 from symphony.server.loading import load_model, profile_key
 from symphony.server.processor import Processor
-from symphony.server.recorded import workload_text
+from symphony.server.recorded import workload_text, write_new
 from symphony.server.recorder import Recorder
 from symphony.server.served import ModelEntry
 from symphony.server.watching import RepositoryWatch
@@ -179,7 +179,7 @@ class Node:
         text = workload_text(self._catalog, keys, recorder.file.name, recorder.duration_s, self.config.policy)
         try:
             if text:
-                await asyncio.to_thread(recorder.file.with_suffix(".toml").write_text, text, "utf-8")
+                await asyncio.to_thread(write_new, recorder.file.with_suffix(".toml"), text)
         except OSError as error:
             _log.error("cannot describe the recording %s: %s", recorder.file, error.strerror or error)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from symphony.server.served import ModelEntry
 
@@ -49,6 +50,12 @@ def workload_text(
                 table = ", ".join(f"{value / 1e6:.6f}" for value in entry.table_ns(kind))
                 lines += [f"[models.profiles.{_quoted(kind[:KIND_CHARS_MAX])}]", f"latency_ms = [{table}]"]
     return "\n".join(lines) + "\n"
+
+
+def write_new(file: Path, text: str) -> None:
+    """Write a file that is not there yet; raise OSError if it is, or cannot be written."""
+    with file.open("x", encoding="utf-8") as target:
+        target.write(text)
 
 
 def _quoted(text: str) -> str:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from pathlib import Path
+from typing import TextIO
 
 from symphony.errors import ConfigError
 from symphony.units import NS_PER_S
@@ -24,6 +25,7 @@ _log = logging.getLogger(__name__)
 WRITE_EVERY_S = 0.5
 WAITING_COUNT_MAX = 1_000_000
 """Requests waiting to be written; a disk that is slower than that loses some."""
+FILE_COUNT_MAX = 1000
 NOTE_BYTES = 256
 """Kept free for the last line."""
 
@@ -35,8 +37,10 @@ class Recorder:
     """
 
     def __init__(self, file: Path, bytes_max: int, count_max: int = REQUEST_COUNT_MAX) -> None:
-        """Begin the file anew; raise ConfigError if it cannot be written."""
-        self.file = file
+        """Begin the file, or the first of FILE-1, FILE-2, ... that is not there: a restart leaves older ones alone.
+
+        Raise ConfigError if it cannot be written.
+        """
         self.count = 0
         """Requests written."""
         self.left_out_count = 0
@@ -47,12 +51,8 @@ class Recorder:
         self._bytes = len(HEADER)
         self._why = ""
         self._turn = asyncio.Lock()
-        try:
-            self._target = file.open("w", encoding="utf-8")
-            self._target.write(HEADER)
-            self._target.flush()
-        except OSError as error:
-            raise ConfigError(f"cannot record into {file}: {error.strerror or error}; name another file") from error
+        self.file, self._target = _begin(file)
+        _log.info("recording into %s", self.file)
 
     @property
     def duration_s(self) -> float:
@@ -127,3 +127,19 @@ class Recorder:
         self._bytes = size
         self.count += len(lines)
         return len(taken) - len(lines)
+
+
+def _begin(file: Path) -> tuple[Path, TextIO]:
+    """Return a new file beginning with the header, under the name given or the next free one."""
+    for number in range(FILE_COUNT_MAX):
+        found = file.with_stem(f"{file.stem}-{number}") if number else file
+        try:
+            target = found.open("x", encoding="utf-8")
+            target.write(HEADER)
+            target.flush()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"cannot record into {found}: {error.strerror or error}; name another file") from error
+        return found, target
+    raise ConfigError(f"cannot record into {file}: it and {FILE_COUNT_MAX - 1} more are there already; remove some")

@@ -81,6 +81,7 @@ def test_faults_are_sorted_by_time() -> None:
         ('trace = "t.csv"\n' + GPUS + MODEL + 'arrivals = "poisson"\n', "the key 'arrivals', but the trace has them"),
         ('trace = "t.csv"\n' + GPUS + MODEL + "copies = 2\n", "a trace cannot tell them apart; name each model"),
         (GPUS + "price = 1\n" + GPUS + "price = 2\n" + MODEL, "kind 'gpu' has the price 1 and 2: a kind has one"),
+        (GPUS + "price = 1\n" + GPUS + 'kind = "b"\n' + MODEL, "kind 'b' has no price, but others have"),
         (GPUS + "memory_mb = -1\n" + MODEL, "key 'gpus[0].memory_mb' is -1: it must be at least 0"),
     ],
 )

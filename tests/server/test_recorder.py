@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -52,16 +53,30 @@ async def test_requests_that_wait_for_a_slow_disk_are_bounded(tmp_path: Path, mo
     assert "left out: 6 requests: more than 4 requests waited" in (tmp_path / "t.csv").read_text()
 
 
+def full_disk() -> TextIO:
+    return Path("/dev/full").open("w")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-async def test_full_disk_ends_the_recording_only(caplog: pytest.LogCaptureFixture, monkeypatch) -> None:
-    monkeypatch.setattr("symphony.server.recorder.HEADER", "")
-    recorder = Recorder(Path("/dev/full"), 1 << 20)
+async def test_full_disk_ends_the_recording_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder(tmp_path / "t.csv", 1 << 20)
+    recorder._target.close()
+    recorder._target = full_disk()
     recorder.arrived("a", 1)
     await recorder._write()
     recorder.arrived("a", 2)
     await recorder.close()
     assert (recorder.count, recorder.left_out_count) == (0, 2)
     assert "the node serves on" in caplog.text
+
+
+async def test_restart_leaves_older_recordings_alone(tmp_path: Path) -> None:
+    for number in range(3):
+        recorder = Recorder(tmp_path / "t.csv", 1 << 20)
+        for _ in range(number + 1):
+            recorder.arrived("a", 1)
+        await recorder.close()
+    assert [len(read_trace(tmp_path / name)) for name in ("t.csv", "t-1.csv", "t-2.csv")] == [1, 2, 3]
 
 
 async def test_file_that_cannot_be_made_is_refused_at_once(tmp_path: Path) -> None:
