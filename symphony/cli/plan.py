@@ -102,6 +102,9 @@ def show(plan: Plan, workload: Workload) -> None:
         click.echo(_sentence(answer))
         if answer.division is not None:
             _show_cells(answer)
+    judged_s, whole_s = max(one.count.judged_s for one in plan.answers), workload.duration_ns / 1e9
+    if 0.0 < judged_s < whole_s:
+        click.echo(f"Judged are the first {judged_s:.1f} s of {whole_s:.1f}: a run has a limit of requests.")
     if plan.mix is not None:
         _show_mix(plan)
     if plan.is_present_held is not None:

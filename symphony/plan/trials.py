@@ -79,13 +79,14 @@ class Trials:
         self._seed = seed
         rate = sum(spec.rate for spec in workload.models) * load
         self.judged_ns = judged_ns(workload, load)
-        """How long full runs last: the workload's duration, or what `RUN_REQUEST_COUNT_MAX` allows."""
+        """How long full runs last."""
         is_steady = not workload.trace and all(
             Arrivals.parse(spec.arrivals).kind in STEADY_ARRIVALS for spec in workload.models
         )
         self._quick_ns = (
             min(self.judged_ns, _cut_ns(workload, QUICK_REQUEST_COUNT, rate)) if is_steady else self.judged_ns
         )
+        self._is_one_sample = is_one_sample(workload)
         self._requests: dict[tuple[int, int], tuple[Workload, Requests]] = {}
         self._kept_count = 0
         self._tallies: dict[Pool, Tally] = {}
@@ -112,7 +113,9 @@ class Trials:
     def holds(self, pool: Pool) -> bool:
         """Return whether the pool reaches the bar for sure, or, after many runs, with care."""
         if not self._is_known(pool, Closeness.VERDICT):
-            self._known[pool] = (Closeness.VERDICT, self._extended(pool, RUN_COUNT_MAX).is_held_with_care)
+            tally = self._extended(pool, RUN_COUNT_MAX)
+            is_held = tally.is_held if self._is_one_sample else tally.is_held_with_care
+            self._known[pool] = (Closeness.VERDICT, is_held)
         return self._known[pool][1]
 
     def tally(self, pool: Pool) -> Tally | None:
@@ -143,6 +146,8 @@ class Trials:
     def _extended(self, pool: Pool, run_count: int) -> Tally:
         """Return the pool's tally after so many full runs, fewer when they are sure or make enough requests."""
         tally = self._tallies.setdefault(pool, Tally(self.workload.model_count))
+        if self._is_one_sample:
+            run_count = 1
         while tally.run_count < run_count:
             verdict = tally.verdict if tally.run_count else Verdict.UNSURE
             if verdict is Verdict.MISSED or (verdict is Verdict.HELD and tally.run_count >= RUN_COUNT_MIN):
@@ -172,8 +177,17 @@ class Trials:
 
 
 def judged_ns(workload: Workload, load: float = 1.0) -> int:
-    """Return how long to run at so many times the load: as the workload says, or for `RUN_REQUEST_COUNT_MAX`."""
-    return _cut_ns(workload, RUN_REQUEST_COUNT_MAX, sum(spec.rate for spec in workload.models) * load)
+    """Return how long to run at so many times the load: as the workload says, or for as many requests as are allowed.
+
+    A recording that runs only once may have as many as all runs of a verdict together.
+    """
+    most = VERDICT_REQUEST_COUNT_MAX if is_one_sample(workload) else RUN_REQUEST_COUNT_MAX
+    return _cut_ns(workload, most, sum(spec.rate for spec in workload.models) * load)
+
+
+def is_one_sample(workload: Workload) -> bool:
+    """Return whether every seed gives the same run: recorded requests, and batches that take what they take."""
+    return bool(workload.trace) and workload.jitter == 0.0
 
 
 def _cut_ns(workload: Workload, request_count: int, rate: float) -> int:

@@ -155,6 +155,17 @@ def test_budget_of_the_command_line_is_kept_and_what_it_cut_is_said(file: Path) 
     assert "budget ended" in shown and "--budget-s" in shown
 
 
+def test_run_that_was_cut_is_said(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("symphony.plan.trials.RUN_REQUEST_COUNT_MAX", 28_000)
+    file.write_text(WORKLOAD.replace("duration_s = 3", "duration_s = 60"))
+    assert "Judged are the first 11.0 s of 60.0: a run has a limit of requests." in run(file).stdout
+
+
+def test_idle_workload_is_planned_without_a_fault(file: Path) -> None:
+    file.write_text(WORKLOAD.replace("rate = 2500", "rate = 0").replace("rate = 300", "rate = 0"))
+    assert "gpu: 1 GPU;" in run(file).stdout
+
+
 def test_workload_that_nothing_holds_ends_with_code_1(file: Path) -> None:
     file.write_text(WORKLOAD.replace("slo_ms = 25", "slo_ms = 5"))
     shown = run(file, code=1).stdout

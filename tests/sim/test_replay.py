@@ -118,3 +118,4 @@ def test_recorded_workload_is_planned() -> None:
     assert plan.answer is not None and drawn_plan.answer is not None
     assert plan.answer.gpus == drawn_plan.answer.gpus == 1
     assert [point.gpus for point in plan.growth][-1] > 1
+    assert plan.answers[0].count.run_count == 2  # with two GPUs and with one, once each
