@@ -57,8 +57,13 @@ class Division:
 
 def needs_division(workload: Workload, kind: str, gpus: int, cell_gpus_max: int) -> bool:
     """Return whether one cell of so many GPUs is too large, or its models do not fit one GPU's memory together."""
-    taken_mb = sum(spec.memory_mb * spec.copies for spec in workload.models)
-    return 0 < cell_gpus_max < gpus or taken_mb > memory_of(workload, kind)
+    return 0 < cell_gpus_max < gpus or not fits_together(workload, kind)
+
+
+def fits_together(workload: Workload, kind: str) -> bool:
+    """Return whether all models that can run on this kind fit the memory of one GPU."""
+    taken_mb = sum(spec.memory_mb * spec.copies for spec in workload.models if kind in spec.latency_ns)
+    return taken_mb <= memory_of(workload, kind)
 
 
 def memory_of(workload: Workload, kind: str) -> float:

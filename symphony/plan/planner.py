@@ -10,7 +10,7 @@ from typing import Any
 
 from symphony.config.workload import Workload
 from symphony.plan.budget import Budget, OutOfBudget
-from symphony.plan.cells import Division, divide, needs_division
+from symphony.plan.cells import Division, divide, fits_together, needs_division
 from symphony.plan.count import Count, find_count
 from symphony.plan.load import CurvePoint, GrowthPoint, SloCost, goodput_curve, growth, slo_costs
 from symphony.plan.mix import Mix, covers, find_mix, price_of, prices_of
@@ -43,7 +43,8 @@ class Answer:
 class Plan:
     """The whole answer. `best` is the kind that costs least, "" if none holds the workload alone.
 
-    `pool` is the cheapest of all, a mix where that is cheaper, and the one that `curve` is of; all models in one cell.
+    `is_present_held`: whether the file's GPUs hold it, None where memory forbids it or the budget ended. `pool` is the
+    cheapest of all, a mix where that is cheaper, and the one that `curve` is of; all models in one cell.
     """
 
     seed: int
@@ -107,12 +108,14 @@ def make_plan(
     fit = [one for one in answers if one.gpus]
     best = min(fit, key=lambda one: one.gpus * prices[one.kind], default=None)
     mix = None
-    if len(kinds) > 1 and (has_prices or best is None) and all(one.division is None for one in answers):
+    is_one_cell = not cell_gpus_max and all(fits_together(workload, kind) for kind in kinds)
+    if len(kinds) > 1 and (has_prices or best is None) and is_one_cell:
         on_step("the cheapest mix", 0.4)
         held = [((one.kind, one.gpus),) for one in fit]
         mix = find_mix(Trials(workload, source, seed, budget.part(MIX_SHARE)), prices, held)
     on_step("what the file's GPUs do", 0.55)
-    is_present_held = _holds(workload, source, seed, present, budget) if covers(present, workload) else None
+    is_judged = covers(present, workload) and all(fits_together(workload, kind) for kind in kinds)
+    is_present_held = _holds(workload, source, seed, present, budget) if is_judged else None
     pool: Pool = ((best.kind, best.count.gpus),) if best is not None else ()
     if mix is not None and mix.pool and (not pool or mix.price < price_of(pool, prices)):
         pool = mix.pool

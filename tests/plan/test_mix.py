@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
 from symphony.config.workload import SimulatedGpus, SimulatedModel, Workload
-from symphony.plan.budget import Budget
+from symphony.plan import Budget, make_plan
 from symphony.plan.mix import covers, exchanges, find_mix, first_mix, price_of, prices_of
 from symphony.plan.trials import Trials, with_pool
 from symphony.sim.replay import drawn
@@ -76,3 +77,13 @@ def test_every_exchange_is_cheaper() -> None:
 def test_without_prices_every_gpu_costs_one() -> None:
     workload = Workload((BIG,), (SimulatedGpus("large", 1), SimulatedGpus("small", 2)))
     assert prices_of(workload) == {"large": 1.0, "small": 1.0}
+
+
+@pytest.mark.parametrize(("gpu_mb", "has_mix"), [(2000.0, True), (1500.0, False)])
+def test_mix_is_searched_only_where_all_models_fit_every_gpu(gpu_mb: float, has_mix: bool) -> None:
+    models = tuple(replace(one, memory_mb=1000.0, rate=one.rate / 10) for one in WORKLOAD.models)
+    gpus = tuple(replace(one, memory_mb=gpu_mb) for one in GPUS)
+    workload = replace(WORKLOAD, models=models, gpus=gpus)
+    plan = make_plan(workload, drawn, seed=1, budget=Budget(30.0, time.monotonic))
+    assert (plan.mix is not None) == has_mix == (plan.is_present_held is not None)
+    assert all((answer.division is None) == has_mix for answer in plan.answers if answer.gpus)
