@@ -68,7 +68,7 @@ $(BIN)/python:
 
 .stamp/installed: pyproject.toml setup.py | $(BIN)/python
 	$(PIP) "setuptools>=77" "cython>=3.1,<4" $(TORCH)
-	$(PIP) --no-build-isolation -e ".[dev,demo,plots]"
+	$(PIP) --no-build-isolation -e ".[dev,demo,plan,plots]"
 	mkdir -p .stamp && touch $@
 
 .stamp/built: .stamp/installed $(SOURCES)

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from symphony.cli.workload_file import read_trace
 from symphony.client.blocking import Client
 from symphony.client.calls import Calls
 from symphony.client.goodput import Probe, find_goodput
@@ -24,10 +25,9 @@ from symphony.client.load import run_load
 from symphony.client.report import GOOD_SHARE_MIN, LAG_P99_MS_MAX, Report, judge
 from symphony.errors import ConfigError, SymphonyError
 from symphony.units import ms_to_ns
-from symphony.workload import Arrivals, Schedule, make_schedule, parse_trace
+from symphony.workload import Arrivals, Schedule, make_schedule
 
 BODIES_PER_MODEL = 8
-TRACE_BYTES_MAX = 1 << 30
 EXIT_INVALID = 3
 TABLE_WIDTH = 110
 WARM_CONNECTIONS_MAX = 2048
@@ -62,7 +62,7 @@ class Target:
 
 @click.command("bench")
 @click.argument("url", default="http://127.0.0.1:8000")
-@click.option("--model", "models", multiple=True, required=True, help="NAME, or NAME=WEIGHT of the rate. Repeatable.")
+@click.option("--model", "models", multiple=True, help="NAME, or NAME=WEIGHT of the rate. Repeatable.")
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), default=100.0, show_default=True, help="Requests/s."
 )
@@ -103,6 +103,7 @@ def bench_command(
     Latency counts from the intended instant. A run whose sender was late (p99 above 5 ms) is INVALID: exit code 3.
     """
     console = Console(stderr=True)
+    models, trace = with_trace(models, arrivals)
     try:
         address = Address.parse(url)
         targets = find_targets(url, models, form, slo_ms, timeout_ms, seed)
@@ -110,7 +111,8 @@ def bench_command(
         raise ConfigError(str(error)) from error
     except (ValueError, SymphonyError) as error:
         raise ConfigError(str(error)) from error
-    bench = Bench(address, targets, duration_s, warmup_s, arrivals, connections, console, quiet)
+    process = Arrivals() if trace else Arrivals.parse(arrivals)
+    bench = Bench(address, targets, duration_s, warmup_s, process, trace, connections, console, quiet)
     facts: dict[str, Any] = {"url": url, "models": list(models), "arrivals": arrivals, "seed": seed, "form": form}
     facts["machine"] = machine_facts()
     try:
@@ -131,6 +133,20 @@ def bench_command(
         sys.exit(EXIT_INVALID)
 
 
+def with_trace(models: tuple[str, ...], arrivals: str) -> tuple[tuple[str, ...], Schedule | None]:
+    """Return the models to load, and the schedule of the trace that `arrivals` names, None if it names none.
+
+    Without models a trace is for those it names. Raise ConfigError when there is neither, or the trace cannot be used.
+    """
+    if not arrivals.startswith("trace:"):
+        if not models:
+            raise ConfigError("no model to load; name one with --model")
+        return models, None
+    names = [text.partition("=")[0] for text in models]
+    trace = read_trace(Path(arrivals.removeprefix("trace:")), names or None)
+    return models or trace.names, Schedule(trace.at_ns, trace.models)
+
+
 class Bench:
     """Everything about a load but its rate and seed."""
 
@@ -140,7 +156,8 @@ class Bench:
         targets: list[Target],
         duration_s: float,
         warmup_s: float,
-        arrivals: str,
+        arrivals: Arrivals,
+        trace: Schedule | None,
         connection_count_max: int,
         console: Console,
         is_quiet: bool,
@@ -154,12 +171,8 @@ class Bench:
         self._connection_count_max = connection_count_max
         self._console = console
         self._is_quiet = is_quiet
-        self._trace: Schedule | None = None
-        if arrivals.startswith("trace:"):
-            self._trace = Schedule(*read_trace(Path(arrivals.removeprefix("trace:")), self.names))
-            self._arrivals = Arrivals()
-        else:
-            self._arrivals = Arrivals.parse(arrivals)
+        self._arrivals = arrivals
+        self._trace = trace
 
     @property
     def has_trace(self) -> bool:
@@ -277,16 +290,6 @@ def random_inputs(metadata: Any, rng: np.random.Generator) -> dict[str, Any]:
         else:
             inputs[tensor["name"]] = rng.integers(0, 2, shape).astype(_NUMPY.get(datatype, datatype.lower()))
     return inputs
-
-
-def read_trace(file: Path, names: list[str]) -> tuple[Any, Any]:
-    """Return the trace in a file; raise ConfigError when it cannot be read."""
-    try:
-        if file.stat().st_size > TRACE_BYTES_MAX:
-            raise ConfigError(f"{file} has more than {TRACE_BYTES_MAX} bytes; split it")
-        return parse_trace(file.read_text(encoding="utf-8"), str(file), names)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {file}: {error}") from error
 
 
 def machine_facts() -> dict[str, Any]:

@@ -13,6 +13,7 @@ COMMANDS = {
     "serve": ("symphony.cli.serve", "serve_command", "Serve a repository of models on this machine's devices."),
     "profile": ("symphony.cli.profile", "profile_command", "Measure how long a batch of each size takes."),
     "simulate": ("symphony.cli.simulate", "simulate_command", "Run a workload in virtual time."),
+    "plan": ("symphony.cli.plan", "plan_command", "Say how many GPUs a workload needs, by simulation."),
     "bench": ("symphony.cli.bench", "bench_command", "Load a server, open loop, and report what was good."),
 }
 

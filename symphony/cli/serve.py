@@ -28,6 +28,8 @@ CONFIG_BYTES_MAX = 1 << 20
     type=float,
     help="Memory of each GPU for models; they share it by demand. Default: 0, all of them must fit.",
 )
+@click.option("--record", help="Write when which model is asked into this file, to simulate, plan or bench it.")
+@click.option("--record-mb-max", type=int, help="Largest size of that file. Default: 1000.")
 @click.option("--drain-timeout-s", type=float, help="How long SIGTERM waits for accepted requests.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True

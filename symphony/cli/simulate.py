@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from symphony.cli.workload_file import read_workload
 from symphony.config.workload import Workload
-from symphony.config.workload_document import POLICIES, parse_workload
+from symphony.config.workload_document import POLICIES
 from symphony.errors import ConfigError
-from symphony.sim import Outcome, SimReport, report_on, simulate
+from symphony.sim import Outcome, Requests, SimReport, report_on, simulate
 from symphony.sim.timeline import write_timeline
 
-FILE_BYTES_MAX = 64 << 20
 ROW_COUNT_MAX = 40
 TABLE_WIDTH = 100
 
@@ -48,8 +48,9 @@ def simulate_command(
     for target in (json_file, plot_file, timeline_file):
         if target is not None and not target.absolute().parent.is_dir():
             raise ConfigError(f"cannot write {target}: its folder does not exist; make it first")
-    workload = changed(read_workload(file), policy, seed, load)
-    outcome = run_with_progress(workload, quiet)
+    workload, source = read_workload(file)
+    workload = changed(workload, policy, seed)
+    outcome = run_with_progress(*source(workload, load, workload.seed), quiet)
     report = report_on(outcome)
     show(report)
     if json_file is not None:
@@ -64,35 +65,22 @@ def simulate_command(
         plot_run(outcome, report, plot_file)
 
 
-def read_workload(file: Path) -> Workload:
-    """Return the workload that a file describes; raise ConfigError when it cannot be read or used."""
-    try:
-        if file.stat().st_size > FILE_BYTES_MAX:
-            raise ConfigError(f"{file} has more than {FILE_BYTES_MAX} bytes; describe models alike with copies")
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {file}: {error}; name a workload.toml") from error
-    return parse_workload(text, str(file))
-
-
-def changed(workload: Workload, policy: str | None, seed: int | None, load: float) -> Workload:
+def changed(workload: Workload, policy: str | None, seed: int | None) -> Workload:
     """Return the workload with what the command line says instead."""
-    models = tuple(replace(model, rate=model.rate * load) for model in workload.models)
     return replace(
         workload,
-        models=models,
         policy=workload.policy if policy is None else policy,
         seed=workload.seed if seed is None else seed,
     )
 
 
-def run_with_progress(workload: Workload, is_quiet: bool) -> Outcome:
+def run_with_progress(workload: Workload, requests: Requests, is_quiet: bool) -> Outcome:
     """Run it under a progress bar on standard error."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=is_quiet or not console.is_terminal) as progress:
         task = progress.add_task(f"{workload.duration_ns / 1e9:g} s of virtual time", total=1.0)
-        return simulate(workload, on_progress=lambda share: progress.update(task, completed=share))
+        return simulate(workload, requests=requests, on_progress=lambda share: progress.update(task, completed=share))
 
 
 def show(report: SimReport) -> None:

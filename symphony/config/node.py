@@ -18,6 +18,8 @@ class NodeConfig:
     `reply_margin_ms`: least time kept free between a batch's end and its deadlines. `timeout_delay_ms` and
     `timeout_batch_size` (0: the model's largest) serve the policy "timeout". `device_memory_mb`: what models may take
     of each GPU's memory; where they need more, those asked for are there and the others on the host. 0: all are there.
+    `record`: the file into which arrivals are written, None: none; `record_mb_max`: its largest size in millions of
+    bytes.
     """
 
     host: str = "127.0.0.1"
@@ -40,3 +42,5 @@ class NodeConfig:
     timeout_delay_ms: float = 5.0
     timeout_batch_size: int = 0
     device_memory_mb: float = 0.0
+    record: Path | None = None
+    record_mb_max: int = 1_000

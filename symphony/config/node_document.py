@@ -40,6 +40,8 @@ class NodeDocument(Document):
     timeout_delay_ms: Number = Field(default=_DEFAULT.timeout_delay_ms, ge=0.0, le=60_000.0)
     timeout_batch_size: int = Field(default=_DEFAULT.timeout_batch_size, ge=0, le=4096)
     device_memory_mb: Number = Field(default=_DEFAULT.device_memory_mb, ge=0.0, le=1e9)
+    record: str = Field(default="", max_length=4096)
+    record_mb_max: int = Field(default=_DEFAULT.record_mb_max, ge=1, le=1_000)
 
     @field_validator("devices")
     @classmethod
@@ -59,4 +61,6 @@ def parse_node_config(text: str, file: str, flags: Mapping[str, Any] | None = No
     raw = parse_toml(text, file) | dict(flags or {})
     values = check_document(NodeDocument, raw, file).model_dump()
     devices: tuple[DeviceSpec, ...] = parse_devices(values.pop("devices"))
-    return NodeConfig(**(values | {"devices": devices, "repository": Path(values["repository"])}))
+    record = Path(values["record"]) if values["record"] else None
+    paths = {"repository": Path(values["repository"]), "record": record}
+    return NodeConfig(**(values | paths | {"devices": devices}))

@@ -33,10 +33,15 @@ class SimulatedModel:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedGpus:
-    """`count` GPUs of one kind, with the next free ids. `memory_mb`: of one GPU for models, 0: it holds them all."""
+    """`count` GPUs of one kind, with the next free ids.
+
+    `price`: of one GPU, in any currency and per any time, 0: not known. `memory_mb`: of one GPU for models,
+    0: it holds them all. Both are the kind's: all its groups say the same.
+    """
 
     kind: str
     count: int
+    price: float = 0.0
     memory_mb: float = 0.0
 
 
@@ -51,7 +56,11 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A whole workload.toml; docs/simulate.md explains each key with its unit and limits."""
+    """A whole workload.toml; docs/simulate.md explains each key with its unit and limits.
+
+    `trace`: the file whose requests are replayed instead of drawn ones, as written; "": none. `duration_ns` 0: as long
+    as the trace.
+    """
 
     models: tuple[SimulatedModel, ...]
     gpus: tuple[SimulatedGpus, ...]
@@ -65,6 +74,7 @@ class Workload:
     margin_ns: int = 0
     jitter: float = 0.0
     faults: tuple[Fault, ...] = field(default=())
+    trace: str = ""
 
     @property
     def gpu_kinds(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Check a workload.toml, the file that `symphony simulate` reads."""
+"""Check a workload.toml, the file that `symphony simulate` and `symphony plan` read."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ DEFAULT_KIND = "gpu"
 MEMORY_MB_MAX = 1e9
 LOAD_MB_PER_MS = 25.0
 """What a model's load takes if it is not said: a bus of 25 GB/s."""
+PRICE_MAX = 1e9
+DURATION_S = 10.0
+TRACE_PATH_CHARS_MAX = 4096
 POLICIES = ("deferred", "eager", "timeout")
 Policy = Literal["deferred", "eager", "timeout"]
 
@@ -66,7 +69,7 @@ class SimulatedModelDocument(ProfileDocument):
     name: str = Field(min_length=1, max_length=128)
     copies: int = Field(default=1, ge=1, le=MODEL_COUNT_MAX)
     slo_ms: Number = Field(ge=SLO_MS_MIN, le=SLO_MS_MAX)
-    rate: Number = Field(ge=0.0, le=1e9)
+    rate: Number | None = Field(default=None, ge=0.0, le=1e9)
     arrivals: str = Field(default="poisson", max_length=256)
     max_batch_size: int = Field(default=256, ge=1, le=BATCH_SIZE_LIMIT)
     priority: int = Field(default=4, ge=1, le=8)
@@ -89,6 +92,7 @@ class GpusDocument(Document):
 
     kind: str = Field(default=DEFAULT_KIND, min_length=1, max_length=64)
     count: int = Field(ge=1, le=GPU_COUNT_MAX)
+    price: Number = Field(default=0.0, ge=0.0, le=PRICE_MAX)
     memory_mb: Number = Field(default=0.0, ge=0.0, le=MEMORY_MB_MAX)
 
 
@@ -113,8 +117,9 @@ class FaultDocument(Document):
 class WorkloadDocument(Document):
     """A whole workload.toml."""
 
-    duration_s: Number = Field(default=10.0, gt=0.0, le=1e6)
+    duration_s: Number | None = Field(default=None, gt=0.0, le=1e6)
     warmup_s: Number = Field(default=1.0, ge=0.0)
+    trace: str = Field(default="", max_length=TRACE_PATH_CHARS_MAX)
     seed: int = Field(default=1, ge=0, le=2**63 - 1)
     policy: Policy = "deferred"
     jitter: Number = Field(default=0.0, ge=0.0, le=1.0)
@@ -127,7 +132,8 @@ class WorkloadDocument(Document):
     def cross_faults(cls, raw: Mapping[str, Any]) -> list[str]:
         """Return where times, counts, kinds and ids do not go together."""
         faults = []
-        duration, warmup = raw.get("duration_s", 10.0), raw.get("warmup_s", 1.0)
+        has_trace = bool(raw.get("trace"))
+        duration, warmup = raw.get("duration_s", 1e6 if has_trace else DURATION_S), raw.get("warmup_s", 1.0)
         if _are_numbers(duration, warmup) and warmup >= duration:
             faults.append(f"key 'warmup_s' is {warmup:g}: it must be below duration_s = {duration:g}; shorten it")
         gpus = [one for one in _tables(raw, "gpus") if type(one.get("count")) is int]
@@ -144,6 +150,18 @@ class WorkloadDocument(Document):
         copies = sum(one["copies"] for one in _tables(raw, "models") if type(one.get("copies")) is int)
         if copies > MODEL_COUNT_MAX:
             faults.append(f"key 'models' makes {copies} models: at most {MODEL_COUNT_MAX} can be simulated; name fewer")
+        faults += _load_faults(raw, has_trace)
+        unpriced = [str(one.get("kind", DEFAULT_KIND)) for one in gpus if not one.get("price")]
+        if unpriced and len(unpriced) < len(gpus):
+            faults.append(f"kind {unpriced[0]!r} has no price, but others have; give each kind one, or none")
+        for key in ("price", "memory_mb"):
+            for kind in kinds:
+                told = {one.get(key, 0.0) for one in _tables(raw, "gpus") if one.get("kind", DEFAULT_KIND) == kind}
+                if _are_numbers(*told) and len(told) > 1:
+                    faults.append(
+                        f"kind {kind!r} has the {key} {' and '.join(f'{v:g}' for v in sorted(told))}: a kind has "
+                        "one; write it in each of its groups, or name the kinds apart"
+                    )
         for one in _tables(raw, "models"):
             profiles = one.get("profiles")
             for kind in profiles if isinstance(profiles, dict) else ():
@@ -158,6 +176,22 @@ class WorkloadDocument(Document):
         return faults
 
 
+def _load_faults(raw: Mapping[str, Any], has_trace: bool) -> list[str]:
+    """Return which models lack a rate where arrivals are drawn, or cannot be told apart in a trace."""
+    faults = []
+    for one in _tables(raw, "models"):
+        name = one.get("name")
+        if not has_trace and one.get("rate") is None:
+            faults.append(f"model {name!r} has no key 'rate'; add it (only with a trace is it known without)")
+        if has_trace and one.get("copies", 1) != 1:
+            faults.append(f"model {name!r} has copies: a trace cannot tell them apart; name each model")
+        if has_trace and "rate" in one:
+            faults.append(f"model {name!r} has the key 'rate', but the trace has it; remove one of the two")
+        if has_trace and "arrivals" in one:
+            faults.append(f"model {name!r} has the key 'arrivals', but the trace has them; remove one of the two")
+    return faults
+
+
 def _tables(raw: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     found = raw.get(key)
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
@@ -170,12 +204,12 @@ def _are_numbers(*values: Any) -> bool:
 def parse_workload(text: str, file: str) -> Workload:
     """Return the workload that `text`, the contents of `file`, describes; raise ConfigError with every fault."""
     document = read_document(WorkloadDocument, text, file)
-    gpus = tuple(SimulatedGpus(one.kind, one.count, memory_mb=one.memory_mb) for one in document.gpus)
+    gpus = tuple(SimulatedGpus(one.kind, one.count, one.price, one.memory_mb) for one in document.gpus)
     kinds = tuple(dict.fromkeys(group.kind for group in gpus))
     return Workload(
         models=tuple(_model(one, kinds) for one in document.models),
         gpus=gpus,
-        duration_ns=round(document.duration_s * NS_PER_S),
+        duration_ns=round(_duration_s(document) * NS_PER_S),
         warmup_ns=round(document.warmup_s * NS_PER_S),
         seed=document.seed,
         policy=document.policy,
@@ -184,6 +218,7 @@ def parse_workload(text: str, file: str) -> Workload:
         reply_ns=us_to_ns(document.delays.reply_us),
         margin_ns=us_to_ns(document.delays.margin_us),
         jitter=document.jitter,
+        trace=document.trace,
         faults=tuple(
             sorted(
                 (
@@ -196,12 +231,19 @@ def parse_workload(text: str, file: str) -> Workload:
     )
 
 
+def _duration_s(document: WorkloadDocument) -> float:
+    """Return how long requests arrive; 0: as long as the trace does."""
+    if document.duration_s is not None:
+        return document.duration_s
+    return 0.0 if document.trace else DURATION_S
+
+
 def _model(document: SimulatedModelDocument, kinds: tuple[str, ...]) -> SimulatedModel:
     profiles: Mapping[str, ProfileDocument] = document.profiles or dict.fromkeys(kinds, document)
     return SimulatedModel(
         name=document.name,
         slo_ns=ms_to_ns(document.slo_ms),
-        rate=document.rate,
+        rate=document.rate or 0.0,
         latency_ns={kind: profile.table_ns(document.max_batch_size) for kind, profile in profiles.items()},
         copies=document.copies,
         arrivals=document.arrivals,

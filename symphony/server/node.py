@@ -37,6 +37,8 @@ from symphony.server.door import Doors
 from symphony.server.drift import SlowDevices
 from symphony.server.loading import load_model, profile_key
 from symphony.server.processor import Processor
+from symphony.server.recorded import workload_text, write_new
+from symphony.server.recorder import Recorder
 from symphony.server.served import ModelEntry
 from symphony.server.watching import RepositoryWatch
 from symphony.units import BYTES_PER_MB, NS_PER_S, ms_to_ns, us_to_ns
@@ -45,6 +47,7 @@ _log = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 0.05
 """How often workers and doors are looked after."""
+MB = 1_000_000
 HANG_COUNT_MAX = 3
 """After so many hung batches a model is taken out of service."""
 STOP_TIMEOUT_S = 5.0
@@ -55,7 +58,10 @@ class Node:
     """Serve a repository of models on this machine's devices. Implements `symphony.ingress.Service`."""
 
     def __init__(self, config: NodeConfig, on_fatal: Callable[[BaseException], None]) -> None:
-        """Make the devices; raise ConfigError when one does not exist. `on_fatal` hears of a broken invariant."""
+        """Make the devices; raise ConfigError when one does not exist, or arrivals cannot be recorded.
+
+        `on_fatal` hears of a broken invariant.
+        """
         self.config = config
         self.build = build_info(config.policy)
         self.name = "symphony"
@@ -107,6 +113,8 @@ class Node:
         self._thread = threading.Thread(target=self._run_loop, name="schedule", daemon=True)
         self._watch: asyncio.Task[None] | None = None
         self._polling: asyncio.Task[None] | None = None
+        self._recorder = Recorder(config.record, config.record_mb_max * MB) if config.record is not None else None
+        self._recording: asyncio.Task[None] | None = None
 
     # ---- life --------------------------------------------------------------------------------------------------
 
@@ -123,6 +131,8 @@ class Node:
             self._workers.append(self._make_worker(gpu, device))
             self._join_pool(gpu, device)
         self._watch = asyncio.create_task(self._watch_workers())
+        if self._recorder is not None:
+            self._recording = asyncio.create_task(self._recorder.run())
         if self.config.poll_s > 0:
             watch = await asyncio.to_thread(RepositoryWatch, self._repository)
             self._polling = asyncio.create_task(self._poll(watch))
@@ -144,7 +154,7 @@ class Node:
     async def stop(self) -> None:
         """End the threads; requests still inside fail, and say that the node stopped."""
         self._is_stopped = self._answers.is_stopped = True
-        for task in (self._watch, self._polling):
+        for task in (self._watch, self._polling, self._recording):
             if task is not None:
                 task.cancel()
         self._loader.shutdown(wait=False, cancel_futures=True)
@@ -154,10 +164,23 @@ class Node:
         for entry in self._catalog:
             if entry.processor is not None:
                 entry.processor.close()
+        if self._recorder is not None:
+            await self._end_recording(self._recorder)
         self.loop.stop()
         ended = await asyncio.to_thread(self._join)
         if ended:
             self.loop.close()
+
+    async def _end_recording(self, recorder: Recorder) -> None:
+        """Close the recording, and lay beside it what simulating it needs: models with their profiles, and devices."""
+        await recorder.close()
+        keys = [profile_key(device) for device in self._devices]
+        text = workload_text(self._catalog, keys, recorder.file.name, recorder.duration_s, self.config.policy)
+        try:
+            if text:
+                await asyncio.to_thread(write_new, recorder.file.with_suffix(".toml"), text)
+        except OSError as error:
+            _log.error("cannot describe the recording %s: %s", recorder.file, error.strerror or error)
 
     def _join(self) -> bool:
         deadline = time.monotonic() + STOP_TIMEOUT_S  # for all together: several may hang
@@ -215,6 +238,9 @@ class Node:
         entry = self._catalog.by_index.get(request.model)
         if entry is None:
             raise SymphonyError(Reason.NOT_READY, "the model is not loaded; load it first", retry_after_s=1)
+        if self._recorder is not None:
+            slo_ns = request.deadline_ns - request.arrived_ns
+            self._recorder.arrived(entry.config.name, request.arrived_ns, 0 if slo_ns == entry.slo_ns else slo_ns)
         entry.check_admission(request.deadline_ns, time.monotonic_ns())
         if request.priority < entry.config.priority_default:
             entry.door.urgent_seen()
@@ -319,6 +345,7 @@ class Node:
                     Reason.QUEUE_FULL, f"the node holds {MODEL_COUNT_MAX} models already; unload one", model=config.name
                 )
             entry = ModelEntry(config, folder, self._catalog.take_index(), ms_to_ns(self.config.reply_margin_ms))
+            entry.recorder = self._recorder
             is_serving = old is not None and old.state == "READY"
             devices = list(self._devices)
             if not is_serving:

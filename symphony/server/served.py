@@ -15,6 +15,7 @@ from symphony.server.door import Door
 from symphony.server.drift import DriftEstimator
 from symphony.server.margin import MarginEstimator
 from symphony.server.processor import Processor
+from symphony.server.recorder import Recorder
 from symphony.units import ms_to_ns, ns_to_ms
 
 MARGIN_SLO_SHARE_MAX = 0.2
@@ -59,6 +60,8 @@ class ModelEntry:
         self.held_count = 0
         """Slots its requests hold: those in flight, and cancelled ones whose batch has not ended."""
         self.hang_count = 0
+        self.recorder: Recorder | None = None
+        """Hears of what is refused unread, if arrivals are recorded."""
 
     def profiled_ns(self, key: str, size: int) -> int:
         """Return l(size) as it was profiled."""
@@ -76,7 +79,11 @@ class ModelEntry:
 
     def refusal(self) -> SymphonyError | None:
         """Return why the request that arrives now is refused unread, None when it is not; ask once for each."""
-        return self._overload if self.door.refuses() else None
+        if not self.door.refuses():
+            return None
+        if self.recorder is not None:
+            self.recorder.refused(self.config.name)
+        return self._overload
 
     def check_admission(self, deadline_ns: int, now_ns: int) -> None:
         """Raise SymphonyError unless the model can take one more request with this deadline."""

@@ -5,8 +5,6 @@ Pure: randomness is an argument, the clock is the caller's.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -148,36 +146,3 @@ def _renewals(draw: Callable[[int], Any], until: float) -> Any:
         pieces.append(times)
         last = float(times[-1])
     return np.concatenate(pieces) if pieces else np.empty(0)
-
-
-def parse_trace(text: str, file: str, model_names: list[str]) -> tuple[Instants, np.ndarray[Any, np.dtype[np.int32]]]:
-    """Return (instants, index into `model_names`) from CSV lines `seconds[,model]`, sorted by time.
-
-    Without a model column every request is for the first model. Lines that start with # are comments. Raise ConfigError
-    naming file, line and what is wrong.
-    """
-    instants: list[int] = []
-    models: list[int] = []
-    index = {name: number for number, name in enumerate(model_names)}
-    for number, row in enumerate(csv.reader(io.StringIO(text)), 1):
-        if not row or row[0].lstrip().startswith("#"):
-            continue
-        try:
-            seconds = float(row[0])
-        except ValueError:
-            seconds = -1.0
-        if not 0.0 <= seconds <= 1e6:
-            raise ConfigError(f"{file}, line {number}: {row[0]!r} is no time in seconds from 0 to 1,000,000")
-        name = row[1].strip() if len(row) > 1 else model_names[0]
-        if name not in index:
-            raise ConfigError(
-                f"{file}, line {number}: model {name!r} is not among {', '.join(model_names)}; name it with --model"
-            )
-        if len(instants) >= REQUEST_COUNT_MAX:
-            raise ConfigError(f"{file} has more than {REQUEST_COUNT_MAX} requests; split it")
-        instants.append(round(seconds * NS_PER_S))
-        models.append(index[name])
-    if not instants:
-        raise ConfigError(f"{file} holds no request: write lines of seconds[,model]")
-    order = np.argsort(np.array(instants, np.int64), kind="stable")
-    return np.array(instants, np.int64)[order], np.array(models, np.int32)[order]

@@ -37,6 +37,17 @@ def test_kinds_of_gpu_have_their_own_profiles() -> None:
     assert found.models[0].batch_size_max == 2
 
 
+def test_memory_and_prices_are_those_of_models_and_kinds() -> None:
+    found = parse(GPUS + "price = 2.5\nmemory_mb = 16000\n" + MODEL + "memory_mb = 800\n")
+    assert (found.gpus[0].price, found.gpus[0].memory_mb, found.models[0].memory_mb) == (2.5, 16000, 800)
+
+
+def test_trace_gives_rates_and_duration() -> None:
+    found = parse('trace = "t.csv"\n' + GPUS + MODEL.replace("rate = 10\n", ""))
+    assert (found.trace, found.duration_ns, found.models[0].rate) == ("t.csv", 0, 0.0)
+    assert parse('trace = "t.csv"\nduration_s = 3\n' + GPUS + MODEL.replace("rate = 10\n", "")).duration_ns == 3 * 10**9
+
+
 def test_faults_are_sorted_by_time() -> None:
     text = '[[faults]]\nat_s = 2\ngpu = 1\n[[faults]]\nat_s = 1.5\ngpu = 0\naction = "slow"\nslowness = 3\n'
     assert parse(GPUS + MODEL + text).faults == (Fault(1_500_000_000, 0, 3.0), Fault(2_000_000_000, 1, 0.0))
@@ -65,6 +76,13 @@ def test_faults_are_sorted_by_time() -> None:
         (GPUS + MODEL.replace("rate = 10", "rate = -1"), "key 'models[0].rate' is -1: it must be at least 0"),
         (GPUS + MODEL.replace("rate = 10", "rate = nan"), "finite"),
         ("[[gpus]", "is not valid TOML"),
+        (GPUS + MODEL.replace("rate = 10\n", ""), "model 'm' has no key 'rate'; add it"),
+        ('trace = "t.csv"\n' + GPUS + MODEL, "the key 'rate', but the trace has it; remove one of the two"),
+        ('trace = "t.csv"\n' + GPUS + MODEL + 'arrivals = "poisson"\n', "the key 'arrivals', but the trace has them"),
+        ('trace = "t.csv"\n' + GPUS + MODEL + "copies = 2\n", "a trace cannot tell them apart; name each model"),
+        (GPUS + "price = 1\n" + GPUS + "price = 2\n" + MODEL, "kind 'gpu' has the price 1 and 2: a kind has one"),
+        (GPUS + "price = 1\n" + GPUS + 'kind = "b"\n' + MODEL, "kind 'b' has no price, but others have"),
+        (GPUS + "memory_mb = -1\n" + MODEL, "key 'gpus[0].memory_mb' is -1: it must be at least 0"),
     ],
 )
 def test_faulty_workload_is_refused_with_its_remedy(text: str, part: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from symphony.errors import ConfigError
 from symphony.units import NS_PER_S
-from symphony.workload.arrivals import REQUEST_COUNT_MAX, Arrivals, parse_trace
+from symphony.workload.arrivals import REQUEST_COUNT_MAX, Arrivals
 
 
 def instants(text: str, rate: float = 1000.0, duration_s: float = 20.0, seed: int = 1) -> np.ndarray:
@@ -102,29 +102,3 @@ def test_number_of_requests_is_limited() -> None:
 def test_rate_that_is_none_is_refused(rate: float) -> None:
     with pytest.raises(ConfigError):
         instants("poisson", rate=rate)
-
-
-def test_trace_is_sorted_and_names_models() -> None:
-    at_ns, models = parse_trace("# a comment\n2.5,b\n\n1,a\n 1.5 , b\n", "t.csv", ["a", "b"])
-    assert at_ns.tolist() == [1_000_000_000, 1_500_000_000, 2_500_000_000]
-    assert models.tolist() == [0, 1, 1]
-
-
-def test_trace_without_models_is_for_the_first() -> None:
-    assert parse_trace("0\n0.25\n", "t.csv", ["a", "b"])[1].tolist() == [0, 0]
-
-
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [
-        ("x\n", "line 1: 'x' is no time"),
-        ("1\n-1\n", "line 2: '-1' is no time"),
-        ("nan\n", "no time"),
-        ("1,c\n", "model 'c' is not among a, b"),
-        ("# only a comment\n", "holds no request"),
-    ],
-)
-def test_faulty_trace_is_refused_with_its_line(text: str, part: str) -> None:
-    with pytest.raises(ConfigError, match=part) as caught:
-        parse_trace(text, "t.csv", ["a", "b"])
-    assert "t.csv" in str(caught.value)
