@@ -96,6 +96,6 @@ def test_pool_leaves_out_kinds_and_faults_that_are_gone() -> None:
         faults=(Fault(0, 1, 0.0), Fault(0, 5, 0.0)),
     )
     found = with_pool(workload, (("a", 0), ("b", 3)))
-    assert found.gpus == (SimulatedGpus("b", 3, 1.0, 500.0),)
+    assert found.gpus == (SimulatedGpus("b", 3, 1.0),), "a cell's GPUs hold all its models"
     assert set(found.models[0].latency_ns) == {"b"}
     assert [fault.gpu for fault in found.faults] == [1]
