@@ -19,7 +19,8 @@ class PendingRequest:
     `inputs` maps a tensor's name to an array of one request's shape (no batch dimension; `BYTES` is an object array of
     bytes). Times are integer nanoseconds of the monotonic clock. `on_done(self)` is called exactly once, on the
     asyncio thread, with either `outputs` or `error` set; never after a cancellation. `is_queued`: the scheduling loop
-    knows it; before that it may be preprocessed, afterwards postprocessed.
+    knows it; before that it may be preprocessed, afterwards postprocessed. `length`: its own, before it was padded,
+    where its model lets that vary.
     """
 
     __slots__ = (
@@ -31,6 +32,7 @@ class PendingRequest:
         "id",
         "inputs",
         "is_queued",
+        "length",
         "model",
         "on_done",
         "outputs",
@@ -49,6 +51,7 @@ class PendingRequest:
     ) -> None:
         self.id = -1
         self.is_queued = False
+        self.length = 0
         self.model = model
         self.inputs = inputs
         self.arrived_ns = arrived_ns

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from symphony.config import ModelConfig, NodeConfig
+from symphony.config.lengths import LengthError
 from symphony.driver.requests import PendingRequest
 from symphony.driver.table import RequestTable
 from symphony.errors import ConfigError, Reason, SymphonyError
@@ -29,12 +30,12 @@ from symphony.ingress.arrival_clock import ArrivalClock
 from symphony.ingress.service import Health
 from symphony.loop import SchedulingLoop
 from symphony.metrics import GpuStats, HistogramSnapshot, ModelRow, NodeStats, make_registry, render
-from symphony.profiles import LatencyProfile
 from symphony.server.answers import Answers, forget
 from symphony.server.build import build_info
 from symphony.server.catalog import MODEL_COUNT_MAX, Catalog
 from symphony.server.door import Doors
 from symphony.server.drift import SlowDevices
+from symphony.server.lanes import Lane, Lanes
 from symphony.server.loading import load_model, profile_key
 from symphony.server.processor import Processor
 from symphony.server.recorded import workload_text, write_new
@@ -263,6 +264,13 @@ class Node:
 
     def _queue(self, entry: ModelEntry, request: PendingRequest) -> None:
         """Hand an accepted request to the scheduling loop."""
+        if entry.lanes is not None:
+            try:
+                entry = entry.lanes.choose(request)
+            except LengthError as error:
+                self._answers.refuse(entry, request, str(error))
+                return
+            request.model = entry.index
         request.is_queued = True
         if entry.ring is not None:
             self._stager.submit(entry.ring, request)
@@ -319,7 +327,7 @@ class Node:
         rows = []
         for key, entry in sorted(self._catalog.entries.copy().items()):
             if entry.state == "READY":
-                entry.stats.queued = self.loop.queued_count_of(entry.index)
+                entry.stats.queued = sum(self.loop.queued_count_of(one.index) for one in entry.scheduled)
             rows.append(ModelRow(*key, entry.stats))
         return rows
 
@@ -340,7 +348,7 @@ class Node:
         async with self._changes:
             key = (config.name, config.version)
             old = self._catalog.entries.get(key)
-            if not self._catalog.free_count:
+            if self._catalog.free_count <= len(config.length_buckets):
                 raise SymphonyError(
                     Reason.QUEUE_FULL, f"the node holds {MODEL_COUNT_MAX} models already; unload one", model=config.name
                 )
@@ -350,18 +358,26 @@ class Node:
             devices = list(self._devices)
             if not is_serving:
                 self._catalog.publish(entry)
+            network = config.network
+            if network.length_buckets:
+                margin_ns = ms_to_ns(self.config.reply_margin_ms)
+                lanes = [
+                    Lane(entry, network.at_length(length), self._catalog.take_index(), margin_ns)
+                    for length in network.length_buckets
+                ]
+                entry.lanes = Lanes(network, lanes)
             try:
-                loaded, profiles, pool = await self._asyncio.run_in_executor(self._loader, self._load_blocking, entry)
-                entry.profiles = profiles
+                loaded, pool = await self._asyncio.run_in_executor(self._loader, self._load_blocking, entry)
                 if pool is not None:
                     entry.processor = Processor(pool, config.run_timeout_ms)
-                fault = entry.describe_slo_fault()
+                fault = entry.scheduled[0].describe_slo_fault()
                 if fault:
                     raise ConfigError(fault)
                 await self._follow_devices(entry, loaded, devices)
             except Exception as error:
                 entry.state, entry.reason = "UNAVAILABLE", str(error) or type(error).__name__
-                self._catalog.give_back_index(entry)
+                for one in {*entry.scheduled, entry}:
+                    self._catalog.give_back_index(one)
                 if entry.processor is not None:
                     entry.processor.close()
                 _log.error('model "%s" version %s cannot be served: %s', config.name, config.version, entry.reason)
@@ -397,10 +413,12 @@ class Node:
                         _log.info('model "%s" version %s left the repository', *key)
                         await self._retire(entry, "it left the repository")
 
-    def _load_blocking(
-        self, entry: ModelEntry
-    ) -> tuple[dict[str, LoadedModel], dict[str, LatencyProfile], ProcessingPool | None]:
-        """Load on every device that the model may use, and its processing. Runs in the loader thread."""
+    def _load_blocking(self, entry: ModelEntry) -> tuple[dict[int, dict[str, LoadedModel]], ProcessingPool | None]:
+        """Load on every device that the model may use, and its processing. Runs in the loader thread.
+
+        Return what is loaded by index and device; each lane of a model whose requests vary in length has its own, of
+        the same weights.
+        """
         config = entry.config.network
         devices = [device for device in self._devices if device.kind in config.device_kinds]
         if not devices:
@@ -414,10 +432,20 @@ class Node:
             entry.reason = text
             _log.info('model "%s": %s', config.name, text)
 
-        found = load_model(config, entry.folder, devices, self.config.profile_budget_s, progress)
+        scheduled = entry.scheduled
+        budget_s = self.config.profile_budget_s / len(scheduled)
+        found: dict[int, dict[str, LoadedModel]] = {}
+        like: dict[str, LoadedModel] | None = None
+        # The longest first: it is the one that may not fit.
+        for one in reversed(scheduled):
+            loaded, one.profiles = load_model(one.config.network, entry.folder, devices, budget_s, progress, like)
+            found[one.index] = like = loaded
         budget = round(self.config.device_memory_mb * BYTES_PER_MB)
         for device in filter(self._is_swapping, devices):
-            model = found[0][device.name]
+            model = found[scheduled[0].index][device.name]
+            if entry.lanes is not None:
+                _log.warning('model "%s" varies in length: it stays in the memory of %s', config.name, device.name)
+                continue
             if model.swap_bytes > budget:
                 raise ConfigError(
                     f'model "{config.name}" takes {model.swap_bytes / BYTES_PER_MB:.0f} MB of {device.name}, '
@@ -428,20 +456,36 @@ class Node:
             else:
                 _log.warning('model "%s" cannot leave the memory of %s: it stays there', config.name, device.name)
         if any(device.kind == "cuda" for device in devices):
-            entry.ring = make_ring(config)
+            for one in scheduled:
+                one.ring = make_ring(one.config.network)
         pool = ProcessingPool(entry.config, entry.folder) if entry.config.processing is not None else None
-        return *found, pool
+        return found, pool
 
-    async def _follow_devices(self, entry: ModelEntry, loaded: dict[str, LoadedModel], devices: list[Device]) -> None:
+    async def _follow_devices(
+        self, entry: ModelEntry, loaded: dict[int, dict[str, LoadedModel]], devices: list[Device]
+    ) -> None:
         """Load again what was loaded on a device that was renewed meanwhile, because another model hung on it."""
         while devices != self._devices:
-            renewed = [device for device in self._devices if device not in devices and device.name in loaded]
+            held = loaded[entry.scheduled[0].index]
+            renewed = [device for device in self._devices if device not in devices and device.name in held]
             devices = list(self._devices)
             for device in renewed:
-                loaded[device.name] = await self._asyncio.run_in_executor(self._loader, self._load_again, entry, device)
+                like: LoadedModel | None = None
+                for one in entry.scheduled:
+                    like = loaded[one.index][device.name] = await self._asyncio.run_in_executor(
+                        self._loader, self._load_again, one, device, like
+                    )
 
-    def _serve(self, entry: ModelEntry, loaded: dict[str, LoadedModel]) -> None:
+    def _serve(self, entry: ModelEntry, loaded: dict[int, dict[str, LoadedModel]]) -> None:
         """Tell the loop and the workers of a loaded model; requests are taken from now on."""
+        for one in entry.scheduled:
+            self._schedule(one, loaded[one.index])
+        entry.alone_ns = min(one.alone_ns for one in entry.scheduled)
+        entry.state, entry.reason = "READY", ""
+        self._catalog.publish(entry)
+
+    def _schedule(self, entry: ModelEntry, loaded: dict[str, LoadedModel]) -> None:
+        """Make the model, or a lane of one, known to the loop and the workers."""
         config, index = entry.config, entry.index
         self._catalog.by_index[index] = entry
         tables = {key: entry.table_ns(key) for key in entry.profiles}
@@ -462,13 +506,11 @@ class Node:
             model = loaded.get(worker.device.name)
             if model is not None:
                 worker.place(index, model)
-                if worker.swapper is not None and model.swap_bytes:
+                if worker.swapper is not None and model.swap_bytes and entry.served is entry:
                     kind = self._kinds[profile_key(worker.device)]
                     self.loop.footprint_declared(index, kind, model.swap_bytes, model.swap_ns)
                 else:
                     self.loop.model_placed(index, worker.gpu)
-        entry.state, entry.reason = "READY", ""
-        self._catalog.publish(entry)
 
     async def _retire(self, entry: ModelEntry, reason: str) -> None:
         """Take a model out of service once its accepted requests have ended."""
@@ -480,11 +522,13 @@ class Node:
         # Cancelled requests are no longer in flight, but their batch may be.
         while entry.held_count:
             await asyncio.sleep(0.005)
-        self.loop.model_removed(entry.index)
-        for worker in self._workers:
-            worker.evict(entry.index)
-        self._catalog.give_back_index(entry)
-        entry.ring = None
+        for one in entry.scheduled:
+            self.loop.model_removed(one.index)
+            for worker in self._workers:
+                worker.evict(one.index)
+            one.ring = None
+        for one in {*entry.scheduled, entry}:
+            self._catalog.give_back_index(one)
         if entry.processor is not None:
             entry.processor.close()
             entry.processor = None
@@ -502,7 +546,7 @@ class Node:
                 await asyncio.sleep(WATCH_EVERY_S)
                 for gpu in self._slow_devices.look():
                     self.loop.gpu_drained(gpu)
-                doors = [entry.door for entry in self._catalog.by_index.values()]
+                doors = list({entry.door for entry in self._catalog.by_index.values()})
                 self._doors.look(doors, self.loop.gpus_asked, sum(not gpu.is_quarantined for gpu in self.stats.gpus))
                 now_ns = time.monotonic_ns()
                 for entry in list(self._catalog.by_index.values()):
@@ -548,9 +592,10 @@ class Node:
             limit_ms = entry.config.run_timeout_ms
             self._answers.fail(entry, requests, f"it ran longer than run_timeout_ms = {limit_ms:g} ms on {device.name}")
             _log.error('model "%s" hung on %s; the device has a new worker', entry.config.name, device.name)
-            self._note_hang(entry)
+            self._note_hang(entry.served)
+        fresh: dict[ModelEntry, LoadedModel] = {}
         for index in worker.models:
-            await self._place_again(index, successor)
+            await self._place_again(index, successor, fresh)
         if self._is_swapping(device):
             # The new one holds nothing yet; what is asked for is loaded, once batches may go there.
             self.loop.gpu_left(gpu)
@@ -566,13 +611,19 @@ class Node:
             self.loop.model_evicted(index, gpu)
         self._on_fatal(DeviceLostError(why))
 
-    async def _place_again(self, index: int, worker: Worker) -> None:
-        """Load a model that was resident on a device onto the device's new worker."""
+    async def _place_again(self, index: int, worker: Worker, done: dict[ModelEntry, LoadedModel]) -> None:
+        """Load a model that was resident on a device onto the device's new worker.
+
+        `done`: what was loaded there so far, by the model that clients know; its other lanes share the weights.
+        """
         entry = self._catalog.by_index.get(index)
-        if entry is None or entry.state != "READY":
+        if entry is None or entry.served.state != "READY":
             return
         try:
-            fresh = await self._asyncio.run_in_executor(self._loader, self._load_again, entry, worker.device)
+            fresh = await self._asyncio.run_in_executor(
+                self._loader, self._load_again, entry, worker.device, done.get(entry.served)
+            )
+            done[entry.served] = fresh
         except Exception as error:
             _log.error('model "%s" cannot be loaded on %s again: %s', entry.config.name, worker.device.name, error)
             self.loop.model_evicted(index, worker.gpu)
@@ -580,12 +631,13 @@ class Node:
         if self._catalog.by_index.get(index) is entry:
             worker.place(index, fresh)
 
-    def _load_again(self, entry: ModelEntry, device: Device) -> LoadedModel:
+    def _load_again(self, entry: ModelEntry, device: Device, like: LoadedModel | None) -> LoadedModel:
         """Load a model as it was on the device before. Runs in the loader thread."""
         device.enter_thread()
-        fresh = device.load(entry.config.network, entry.folder)
+        network = entry.config.network
+        fresh = device.load(network, entry.folder) if like is None else like.variant(network)
         fresh.prepare(entry.profiles[profile_key(device)].buckets)
-        if self._is_swapping(device):
+        if self._is_swapping(device) and entry.served is entry:
             fresh.evict()
         return fresh
 

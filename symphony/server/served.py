@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from symphony.config import ModelConfig
 from symphony.errors import Reason, SymphonyError
@@ -17,6 +19,9 @@ from symphony.server.margin import MarginEstimator
 from symphony.server.processor import Processor
 from symphony.server.recorder import Recorder
 from symphony.units import ms_to_ns, ns_to_ms
+
+if TYPE_CHECKING:
+    from symphony.server.lanes import Lanes
 
 MARGIN_SLO_SHARE_MAX = 0.2
 """A margin may take at most this share of the SLO, whatever was measured."""
@@ -56,12 +61,24 @@ class ModelEntry:
         """Where its requests' inputs wait in pinned memory, if they are worth it."""
         self.processor: Processor | None = None
         """What preprocesses and postprocesses its requests, if it asks for that."""
+        self.lanes: Lanes | None = None
+        """Where its requests vary in length: what the scheduler takes for models, one for each bucket of lengths."""
         self.alone_ns = 0
         self.held_count = 0
         """Slots its requests hold: those in flight, and cancelled ones whose batch has not ended."""
         self.hang_count = 0
         self.recorder: Recorder | None = None
         """Hears of what is refused unread, if arrivals are recorded."""
+
+    @property
+    def served(self) -> ModelEntry:
+        """Return the model that clients know; itself, unless this is one of its lanes."""
+        return self
+
+    @property
+    def scheduled(self) -> Sequence[ModelEntry]:
+        """Return what the scheduler takes for models: its lanes, by length, or itself."""
+        return [self] if self.lanes is None else list(self.lanes)
 
     def profiled_ns(self, key: str, size: int) -> int:
         """Return l(size) as it was profiled."""
