@@ -35,6 +35,7 @@ REFRESH_EVERY_S = 0.1
 @click.command("profile")
 @click.argument("folder", metavar="MODEL_FOLDER", type=click.Path(path_type=Path))
 @click.option("--device", "device_text", help='Where to measure: "cpu", "cuda:0". Default: cpu.')
+@click.option("--length", type=int, help="Which of its length_buckets, where lengths vary. Default: the longest.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of a cpu device. Default: all cores but one.")
 @click.option("--budget-s", type=click.FloatRange(0.1, 3_600), default=20.0, show_default=True, help="Time to spend.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Also draw it here (.png, .svg, .pdf).")
@@ -43,6 +44,7 @@ REFRESH_EVERY_S = 0.1
 def profile_command(
     folder: Path,
     device_text: str | None,
+    length: int | None,
     threads: int | None,
     budget_s: float,
     plot_file: Path | None,
@@ -59,7 +61,7 @@ def profile_command(
             raise ConfigError(f"cannot write {file}: its folder does not exist; make it first")
     if plot_file is not None:
         _load_plotting()  # before a minute is spent on measuring
-    config = read_model_config(folder, folder).network
+    config = _at_length(read_model_config(folder, folder).network, length)
     saved: Path | None = None
     if config.format == "emulated":
         if device_text not in (None, "emulated"):
@@ -71,13 +73,24 @@ def profile_command(
     else:
         device = _device_for(config, device_text or "cpu", threads)
         profile = _measure(config, folder, device, budget_s, Console(stderr=True), quiet)
-        saved = ProfileStore(folder).save(profile)
+        saved = ProfileStore(folder, config.length).save(profile)
     facts = describe(profile, config)
     _show(profile, config, facts, saved, Console(width=TABLE_WIDTH))
     if json_file is not None:
         _write_json(json_file, facts)
     if plot_file is not None:
         _load_plotting()(profile, config, plot_file)
+
+
+def _at_length(config: ModelConfig, length: int | None) -> ModelConfig:
+    """Return the model for requests of one length; itself where none vary."""
+    buckets = config.length_buckets
+    if not buckets and length is None:
+        return config
+    if not buckets or length not in (None, *buckets):
+        wanted = f"choose one of {list(buckets)}" if buckets else "its requests do not vary in length; leave it out"
+        raise ConfigError(f'--length {length}: model "{config.name}": {wanted}')
+    return config.at_length(buckets[-1] if length is None else length)
 
 
 def describe(profile: LatencyProfile, config: ModelConfig) -> dict[str, Any]:
