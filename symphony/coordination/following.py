@@ -80,8 +80,8 @@ class Follower(Generic[Value]):
             try:
                 if self._cursor is None:
                     listing = await self._store.entries(self._area)
-                    self._cursor = listing.cursor
                     self._replace(listing.entries)
+                    self._cursor = listing.cursor
                 await self._watch(self._cursor)
             except CursorLost:
                 self._cursor = None
@@ -97,10 +97,9 @@ class Follower(Generic[Value]):
         async with aclosing(self._store.watch(self._area, cursor)) as batches:
             async for batch in batches:
                 self._take(batch.put, batch.gone, batch.cursor)
-                if self._cursor is None:
-                    raise CursorLost
 
-    def _replace(self, entries: Iterable[Entry]) -> None:
+    def _replace(self, entries: tuple[Entry, ...]) -> None:
+        self._check_count(len(entries))
         items, faults = dict(self._items), dict(self._faults)
         self._items, self._faults = {}, {}
         for entry in entries:
@@ -115,9 +114,18 @@ class Follower(Generic[Value]):
         for entry in put:
             self._put(entry)
             is_changed = True
-        self._cursor = cursor if len(self._items) + len(self._faults) <= ENTRY_COUNT_MAX else None
+        self._check_count(len(self._items) + len(self._faults))
+        self._cursor = cursor
         if is_changed or not self.latest.is_fresh:
             self._publish()
+
+    def _check_count(self, count: int) -> None:
+        if count > ENTRY_COUNT_MAX:
+            self._cursor = None
+            raise CoordinatorRefused(
+                f"{self._store.where} holds {count} entries or more of {self._area.value}; "
+                f"the limit is {ENTRY_COUNT_MAX}; remove some"
+            )
 
     def _put(self, entry: Entry) -> None:
         self._items.pop(entry.name, None)
