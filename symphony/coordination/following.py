@@ -3,6 +3,11 @@
 What is given out are snapshots, not events. A reader that is slow gets the newest and never a backlog, so nothing
 here grows with time; and after a list that followed a compaction there is nothing to explain: the new snapshot
 is the difference. One task per area serves all its readers.
+
+A watch that ended quietly goes on from its cursor. One that broke is begun with a new listing, although it could go
+on, too: a store says that it watches before it has told what was missed, and only a listing shows that nothing is.
+So a snapshot is called fresh only when it holds everything that was written before it was read, and it lags behind by
+no more than a watch may be silent.
 """
 
 from __future__ import annotations
@@ -88,6 +93,7 @@ class Follower(Generic[Value]):
             except (StoreUnavailable, CoordinatorRefused) as error:
                 stale_reason = str(error)
             if stale_reason:
+                self._cursor = None
                 self._publish(stale_reason)
             elif self._clock.now_ns() - began_at_ns >= _LASTING_NS:
                 self._backoff.reset()
@@ -121,7 +127,6 @@ class Follower(Generic[Value]):
 
     def _check_count(self, count: int) -> None:
         if count > ENTRY_COUNT_MAX:
-            self._cursor = None
             raise CoordinatorRefused(
                 f"{self._store.where} holds {count} entries or more of {self._area.value}; "
                 f"the limit is {ENTRY_COUNT_MAX}; remove some"

@@ -297,21 +297,22 @@ async def test_there_is_never_more_than_one_leader_whatever_fails(seed: int) -> 
         lambda node: node.store.cut(),
         lambda node: node.store.mend(),
         lambda node: node.store.mend(),
+        lambda node: node.store.freeze(),
         Contender.pause,
         Contender.go_on,
         Contender.go_on,
         lambda node: setattr(node.store, "answers_to_lose", chance.randrange(4)),
         lambda node: space.forget(),
     ]
-    for _ in range(80):
-        await clock.advance(chance.randrange(TTL_NS // 3))
+    for _ in range(120):
+        await clock.advance(chance.randrange(TTL_NS // 4))
         leaders = [node for node in nodes if node.leads]
         assert len(leaders) <= 1, f"seed {seed}: {[node.record.id for node in leaders]} lead at once"
         for node in leaders:
             assert node.leadership is not None
             if not wins or wins[-1] != node.leadership.term:
                 wins.append(node.leadership.term)
-        node = chance.choice(nodes)
+        node = chance.choice([*nodes, *leaders])
         if chance.random() < 0.1 and node.leads and node.leadership is not None:
             node.task.get_loop().create_task(_resign(node.leadership))
         else:

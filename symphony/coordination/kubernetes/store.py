@@ -138,6 +138,9 @@ class KubernetesStore:
             found, version = await self._objects(area).all(self._selector(area))
         except CursorLost as error:  # between two pages
             raise StoreUnavailable(str(error)) from None
+        if area in self._was_cut:  # nobody could renew what could not be reached
+            self._was_cut.discard(area)
+            self._sightings.begin_anew(self._clock.now_ns())
         shown = {}
         for one in found:
             entry = _entry(one)
@@ -148,9 +151,6 @@ class KubernetesStore:
 
     async def watch(self, area: Area, cursor: str) -> AsyncGenerator[Batch, None]:
         """See Store."""
-        if area in self._was_cut:
-            self._was_cut.discard(area)
-            self._sightings.begin_anew(self._clock.now_ns())
         try:
             async with aclosing(self._objects(area).watch(self._selector(area), cursor)) as events:
                 waiting = asyncio.ensure_future(anext(events, None))
