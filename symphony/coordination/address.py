@@ -30,6 +30,8 @@ PREFIX_DEFAULT = "symphony"
 
 _SCHEMES = ("memory", "etcd", "etcds", "kubernetes")
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+_NO_PORT = re.compile(r":(?![0-9]+(?:[,/?]|$))[^,/?]+")
+"""A colon in front of something that is no port: a password, maybe."""
 _PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _KEYS = {
@@ -95,13 +97,18 @@ def parse_address(url: str, environment: Mapping[str, str] = os.environ) -> Addr
         raise ConfigError(f"--cluster: an address of {len(url)} characters; the limit is {URL_CHARS_MAX}; shorten it")
     try:
         parts = urlsplit(url)
-        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True) if parts.query else []
-    except ValueError as error:
-        raise ConfigError(f"--cluster: {shown(url)} is no address: {error}; {_FORMS}") from None
+    except ValueError:  # what it says may hold the password
+        raise ConfigError(f"--cluster: {shown(url)} is no address; {_FORMS}") from None
     if parts.scheme not in _SCHEMES:
         raise ConfigError(f"--cluster: {shown(url)} does not begin with one of {', '.join(_SCHEMES)}; {_FORMS}")
     if parts.fragment:
         raise _fault(url, "it has a '#'; write it as %23")
+    if "@" in parts.path + parts.query:
+        raise _fault(url, "it has an '@' behind its hosts; in a password write / as %2F, ? as %3F, @ as %40")
+    try:
+        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True) if parts.query else []
+    except ValueError:
+        raise _fault(url, "its options must be KEY=VALUE with & between them") from None
     options = _options(url, parts.scheme, pairs)
     timing = _timing(url, options)
     if parts.scheme == "memory":
@@ -138,8 +145,13 @@ def parse_address(url: str, environment: Mapping[str, str] = os.environ) -> Addr
 
 
 def shown(url: str) -> str:
-    """Return `url` as a message may show it: without user and password, and cut."""
-    text = re.sub(r"//[^/?]*@", "//***@", url)
+    """Return `url` as a message may show it: without what is or may be meant to be a password, and cut."""
+    scheme, colon, rest = url.partition(":")
+    slashes = "//" if rest.startswith("//") else ""
+    rest = rest.removeprefix(slashes)
+    if "@" in rest:
+        rest = "***@" + rest.rpartition("@")[2]
+    text = scheme + colon + slashes + _NO_PORT.sub(":***", rest)
     return repr(text if len(text) <= 200 else text[:200] + "...")
 
 
@@ -180,7 +192,8 @@ def _endpoints(url: str, scheme: str, hosts: str) -> tuple[str, ...]:
         found = _HOST_PORT.fullmatch(host)
         port = int(found[2] or ETCD_PORT) if found else 0
         if found is None or not 0 < port < 65536:
-            raise _fault(url, f"{host[:80]!r} is no HOST:PORT; name each member of etcd so, with commas between")
+            masked = _NO_PORT.sub(":***", host)[:80]
+            raise _fault(url, f"{masked!r} is no HOST:PORT; name each member of etcd so, with commas between")
         endpoints.append(f"{scheme}://{found[1]}:{port}")
     if len(endpoints) > ENDPOINT_COUNT_MAX or len(set(endpoints)) < len(endpoints):
         raise _fault(url, f"{len(endpoints)} endpoints; at most {ENDPOINT_COUNT_MAX} different ones can be named")

@@ -2,7 +2,7 @@
 
 A call is one request to one member, bounded in time and in the size of its answer. When it fails the next call goes to
 the next member; whoever calls decides about retries. A login's token is fetched when there is none and thrown away
-when etcd no longer takes it (it expires, and a restarted member forgets it).
+when etcd no longer takes it (it expires when it is not used, and a member that lost its data knows none).
 """
 
 from __future__ import annotations
