@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -32,6 +33,7 @@ _PASSING = frozenset({1, 2, 4, 8, 10, 11, 13, 14})
 NOT_FOUND = 5
 FAILED_PRECONDITION = 9
 _UNAUTHENTICATED = 16
+_TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")
 _TOKEN_IS_STALE = "revision in header is old"
 
 
@@ -94,11 +96,14 @@ class Gateway:
     async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the messages of a stream until it ends or is silent for the idle time; raise as `call`."""
         endpoint = self._address.endpoints[self._member]
-        headers = {**await self._headers(), "Grpc-Metadata-hasleader": "true"}  # end it when this member is cut off
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._attempt_s, sock_read=self._watch_idle_s)
         has_begun = False
         try:
             async with asyncio.timeout(self._attempt_s):
+                headers = {
+                    **await self._headers(),
+                    "Grpc-Metadata-hasleader": "true",
+                }  # end it if this member is cut off
                 response = await self._open().post(
                     endpoint + path, data=_written(body), headers=headers, timeout=timeout, allow_redirects=False
                 )
@@ -157,7 +162,10 @@ class Gateway:
                         f"{self.where} refused the login of user {self._address.user!r}: {error}; mend user and "
                         "password, or leave them out where etcd has no authentication"
                     ) from None
-                self._token = str(answer.get("token", ""))
+                token = answer.get("token")
+                if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+                    raise CoordinatorRefused(f"{self.where} answered a login without a usable token; is it etcd?")
+                self._token = token
             return {"Authorization": self._token}
 
     async def _call(self, path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
@@ -192,6 +200,7 @@ class Gateway:
     def _raise(self, status: int, answer: Mapping[str, Any]) -> None:
         message = str(answer.get("message", answer.get("error", "")))[:300] or f"status {status}"
         code = answer.get("code")
+        code = code if isinstance(code, int) else None
         if code == _UNAUTHENTICATED or _TOKEN_IS_STALE in message:
             if not self._address.user:
                 raise CoordinatorRefused(f"{self.where} wants a login: {message}; give a user and a password")

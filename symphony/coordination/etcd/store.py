@@ -21,6 +21,7 @@ from symphony.cluster.faults import CoordinatorRefused, CursorLost, StoreUnavail
 from symphony.cluster.limits import ENTRY_COUNT_MAX
 from symphony.cluster.store import ABSENT, Area, Batch, Entry, Listing
 from symphony.coordination.address import EtcdAddress
+from symphony.coordination.answers import Answers, Table
 from symphony.coordination.etcd.gateway import FAILED_PRECONDITION, NOT_FOUND, WATCH_IDLE_S, EtcdError, Gateway
 from symphony.units import NS_PER_S
 
@@ -36,13 +37,14 @@ class EtcdStore:
         attempt_s = min(ATTEMPT_S_MAX, address.timing.ttl_ns / 4 / NS_PER_S)
         self._gateway = Gateway(address, attempt_s, watch_idle_s)
         self._prefix = f"/{address.prefix}/"
+        self._answers = Answers(address.where)
         self.where = address.where
 
     async def acquire(self, area: Area, name: str, value: bytes, token: int, ttl_ns: int) -> int | None:
         """See Store."""
         key = self._key(area, name)
         found = await self._find(key)
-        if found is not None and _lease(found) != token:
+        if found is not None and self._lease(found) != token:
             return None
         await self._grant(token, ttl_ns)
         answer = await self._txn(
@@ -51,10 +53,11 @@ class EtcdStore:
             {"request_range": {"key": key}},
         )
         if answer.get("succeeded"):
-            return self._number(answer, "header", "revision")
-        found = _first(answer["responses"][0].get("response_range", {}))
-        if found is not None and _lease(found) == token:
-            return self._number(found, "create_revision")
+            return self._revision(answer)
+        responses = self._answers.tables(answer, "responses")
+        found = self._first(self._answers.table(responses[0], "response_range")) if responses else None
+        if found is not None and self._lease(found) == token:
+            return self._answers.number(found, "create_revision")
         await self._revoke(token)
         return None
 
@@ -63,7 +66,7 @@ class EtcdStore:
         if not await self._keep_alive(token):
             return False
         found = await self._find(self._key(area, name))
-        return found is not None and _lease(found) == token
+        return found is not None and self._lease(found) == token
 
     async def release(self, area: Area, name: str, token: int) -> None:
         """See Store."""
@@ -79,7 +82,7 @@ class EtcdStore:
         key = self._key(area, name)
         put = {"request_put": {"key": key, "value": b64encode(value).decode()}}
         answer = await self._if_unchanged(key, expected, put)
-        return str(self._number(answer, "header", "revision")) if answer.get("succeeded") else None
+        return str(self._revision(answer)) if answer.get("succeeded") else None
 
     async def erase(self, area: Area, name: str, expected: str) -> bool:
         """See Store."""
@@ -97,8 +100,8 @@ class EtcdStore:
                 "/v3/kv/range",
                 {"key": _b64(first), "range_end": _b64(end), "limit": str(PAGE_COUNT[area]), "revision": str(revision)},
             )
-            revision = revision or self._number(answer, "header", "revision")
-            page = [self._entry(area, found) for found in answer.get("kvs", ())]
+            revision = revision or self._revision(answer)
+            page = [self._entry(area, found) for found in self._answers.tables(answer, "kvs")]
             entries += page
             if len(entries) > ENTRY_COUNT_MAX:
                 raise CoordinatorRefused(
@@ -123,8 +126,8 @@ class EtcdStore:
             async for message in messages:
                 if message.get("canceled"):
                     self._raise_cancelled(message)
-                for event in message.get("events", ()):
-                    entry = self._entry(area, event["kv"])
+                for event in self._answers.tables(message, "events"):
+                    entry = self._entry(area, self._answers.table(event, "kv"))
                     put.pop(entry.name, None)
                     gone.pop(entry.name, None)
                     if event.get("type") == "DELETE":
@@ -142,7 +145,7 @@ class EtcdStore:
         await self._gateway.close()
 
     def _raise_cancelled(self, message: Mapping[str, Any]) -> None:
-        if int(message.get("compact_revision", 0)):
+        if self._answers.number(message, "compact_revision"):
             raise CursorLost
         reason = str(message.get("cancel_reason", ""))[:300]
         if "permission denied" in reason:
@@ -162,10 +165,9 @@ class EtcdStore:
 
     async def _keep_alive(self, token: int) -> bool:
         answer = await self._call("/v3/lease/keepalive", {"ID": str(token)})
-        result = answer.get("result")
-        if not isinstance(result, dict):
-            raise StoreUnavailable(f"{self.where} did not say whether a lease lives")
-        return int(result.get("TTL", 0)) > 0
+        if isinstance(error := answer.get("error"), dict):  # a stream's errors come with a good status
+            raise StoreUnavailable(f"{self.where}: {str(error.get('message', ''))[:300]}")
+        return self._answers.number(answer, "result", "TTL") > 0
 
     async def _revoke(self, token: int) -> None:
         try:
@@ -175,7 +177,7 @@ class EtcdStore:
                 raise self._unexpected(error) from None
 
     async def _find(self, key: str) -> dict[str, Any] | None:
-        return _first(await self._call("/v3/kv/range", {"key": key}))
+        return self._first(await self._call("/v3/kv/range", {"key": key}))
 
     async def _if_unchanged(self, key: str, expected: str, action: Mapping[str, Any]) -> dict[str, Any]:
         revision = "0" if expected == ABSENT else expected
@@ -210,43 +212,32 @@ class EtcdStore:
         start = f"{self._prefix}{area.value}".encode()
         return start + b"/", start + b"0"
 
-    def _entry(self, area: Area, found: Mapping[str, Any]) -> Entry:
+    def _entry(self, area: Area, found: Table) -> Entry:
         try:
             key = b64decode(found["key"]).decode(errors="replace")
-            term = 0 if area is Area.MODELS else int(found.get("create_revision", 0))
-            return Entry(
-                key.removeprefix(f"{self._prefix}{area.value}/"),
-                b64decode(found.get("value", "")),
-                str(int(found["mod_revision"])),
-                term,
-            )
+            value = b64decode(found.get("value", ""))
         except (KeyError, TypeError, ValueError):
-            raise CoordinatorRefused(f"{self.where} sent a key that cannot be read; is it etcd?") from None
+            raise self._answers.fault("a key or its value is not base64") from None
+        revision = self._answers.number(found, "mod_revision")
+        term = 0 if area is Area.MODELS else self._answers.number(found, "create_revision")
+        return Entry(key.removeprefix(f"{self._prefix}{area.value}/"), value, str(revision), term)
 
-    def _number(self, answer: Mapping[str, Any], *path: str) -> int:
-        value: Any = answer
-        try:
-            for part in path:
-                value = value[part]
-            return int(value)
-        except (KeyError, TypeError, ValueError):
-            raise CoordinatorRefused(f"{self.where} sent an answer without {'.'.join(path)}; is it etcd?") from None
+    def _first(self, answer: Table) -> Table | None:
+        found = self._answers.tables(answer, "kvs")
+        return found[0] if found else None
+
+    def _lease(self, found: Table) -> int:
+        return self._answers.number(found, "lease")
+
+    def _revision(self, answer: Table) -> int:
+        """Return the store's revision at this answer; 0 is none of etcd's."""
+        revision = self._answers.number(answer, "header", "revision")
+        if revision < 1:
+            raise self._answers.fault("it has no header.revision")
+        return revision
 
     def _unexpected(self, error: EtcdError) -> CoordinatorRefused:
         return CoordinatorRefused(f"{self.where} refused: {error}")
-
-
-def _first(answer: Mapping[str, Any]) -> dict[str, Any] | None:
-    found = answer.get("kvs") or [None]
-    first: dict[str, Any] | None = found[0]
-    return first
-
-
-def _lease(found: Mapping[str, Any]) -> int:
-    try:
-        return int(found.get("lease", 0))
-    except (TypeError, ValueError):
-        return -1
 
 
 def _b64(data: bytes) -> str:

@@ -16,13 +16,16 @@ from kubernetes_asyncio import client
 
 from symphony.cluster.faults import CoordinatorRefused, CursorLost, StoreUnavailable
 from symphony.cluster.limits import ENTRY_COUNT_MAX
+from symphony.coordination.answers import Answers, Table
 from symphony.coordination.json_lines import json_lines, json_object
 
 ANSWER_BYTES_MAX = 32 * 1024 * 1024
 PAGE_COUNT = 32
 """Objects asked for at once: the largest ones fit an answer."""
 
-Object = dict[str, Any]
+CHANGES = frozenset({"ADDED", "MODIFIED", "DELETED"})
+
+Object = Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +72,23 @@ class Objects:
     def __init__(self, calls: Calls, where: str, namespace: str, attempt_s: float, watch_s: int) -> None:
         self._calls = calls
         self._where = where
+        self._answers = Answers(where)
         self._namespace = namespace
         self._attempt_s = attempt_s
         self._watch_s = watch_s
 
     async def read(self, name: str) -> Object | None:
         """Return the object, None if there is none."""
-        return await self._answer({404}, self._calls.read, name, self._namespace)
+        return self._object(await self._answer({404}, self._calls.read, name, self._namespace))
 
     async def create(self, body: Mapping[str, Any]) -> Object | None:
         """Return the object as created, None if there is one of this name."""
-        return await self._answer({409}, self._calls.create, self._namespace, body)
+        return self._object(await self._answer({409}, self._calls.create, self._namespace, body))
 
     async def replace(self, body: Mapping[str, Any]) -> Object | None:
         """Return the object as replaced, None if it is not at the body's resourceVersion any more."""
-        return await self._answer({404, 409}, self._calls.replace, body["metadata"]["name"], self._namespace, body)
+        name = body["metadata"]["name"]
+        return self._object(await self._answer({404, 409}, self._calls.replace, name, self._namespace, body))
 
     async def delete(self, name: str, version: str) -> bool:
         """Delete the object at this resourceVersion; return False if it is not at it any more."""
@@ -104,12 +109,14 @@ class Objects:
                 **({"_continue": more} if more else {}),
             )
             assert page is not None, "no status of a list means that there is none"
-            found += page.get("items") or ()
+            for one in self._answers.tables(page, "items"):
+                self._object(one)
+                found.append(one)
             if len(found) > ENTRY_COUNT_MAX:
                 raise CoordinatorRefused(
                     f"{self._where} holds more than {ENTRY_COUNT_MAX} objects with {selector}; remove some"
                 )
-            metadata = page.get("metadata") or {}
+            metadata = self._answers.table(page, "metadata")
             more = metadata.get("continue")
             if not more:
                 return found, str(metadata.get("resourceVersion", ""))
@@ -139,11 +146,11 @@ class Objects:
                 yield "", {}
                 async with aclosing(json_lines(response.content, self._where)) as messages:
                     async for message in messages:
-                        kind, found = str(message.get("type", "")), message.get("object")
-                        if not isinstance(found, dict):
-                            raise CoordinatorRefused(f"{self._where} sent an event without an object")
+                        kind, found = str(message.get("type", "")), self._answers.table(message, "object")
                         if kind == "ERROR":
-                            self._raise(int(found.get("code") or 500), found)
+                            self._raise(self._answers.number(found, "code") or 500, found)
+                        if kind in CHANGES:
+                            self._object(found)
                         yield kind, found
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if not (has_begun and isinstance(error, TimeoutError)):
@@ -165,6 +172,14 @@ class Objects:
             return None
         self._raise(response.status, answer)
         return None
+
+    def _object(self, found: Object | None) -> Object | None:
+        """Return `found` if it has what every object has: a name and a version."""
+        if found is not None:
+            metadata = self._answers.table(found, "metadata")
+            if not all(isinstance(metadata.get(key), str) for key in ("name", "resourceVersion")):
+                raise self._answers.fault("an object without a name or resourceVersion")
+        return found
 
     async def _read(self, response: aiohttp.ClientResponse) -> Object:
         held = bytearray()

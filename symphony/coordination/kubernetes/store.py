@@ -16,7 +16,6 @@ import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
-from typing import Any
 
 from kubernetes_asyncio import client
 
@@ -25,7 +24,7 @@ from symphony.cluster.limits import ENTRY_COUNT_MAX
 from symphony.cluster.store import ABSENT, Area, Batch, Entry, Listing
 from symphony.cluster.timing import Timing
 from symphony.coordination.clock import Clock, SystemClock
-from symphony.coordination.kubernetes.objects import Object, Objects, config_map_calls, lease_calls
+from symphony.coordination.kubernetes.objects import CHANGES, Object, Objects, config_map_calls, lease_calls
 from symphony.coordination.kubernetes.sightings import Sightings
 from symphony.units import NS_PER_S
 
@@ -64,13 +63,15 @@ class KubernetesStore:
         self._held: dict[tuple[Area, str, int], Object] = {}
         self._shown: dict[Area, dict[str, Entry]] = {area: {} for area in Area}
         self._was_cut: set[Area] = set()
+        self._term_max = 0
 
     async def acquire(self, area: Area, name: str, value: bytes, token: int, ttl_ns: int) -> int | None:
         """See Store."""
         found = await self._leases.read(self._object_name(area, name))
         if found is None:
-            taken = await self._leases.create(self._lease(area, name, value, token, ttl_ns, 1, {}))
-            return self._keep(area, name, token, taken)
+            # Terms go on from the highest seen, should somebody have deleted the object.
+            lease = self._lease(area, name, value, token, ttl_ns, self._term_max + 1, {})
+            return self._keep(area, name, token, await self._leases.create(lease))
         self._see(found)
         holder, term = _holder(found), _transitions(found)
         if holder not in (0, token) and not self._is_over(found):
@@ -166,8 +167,7 @@ class KubernetesStore:
                         if event is None:
                             return
                         kind, found = event
-                        if kind:
-                            cursor = _version(found) or cursor
+                        cursor = _version(found) or cursor
                         yield self._batch(area, kind, found, cursor)
                         waiting = asyncio.ensure_future(anext(events, None))
                 finally:
@@ -184,7 +184,7 @@ class KubernetesStore:
     # What is on show: held entries whose leases are not over, and documents
 
     def _batch(self, area: Area, kind: str, found: Object, cursor: str) -> Batch:
-        if kind not in ("ADDED", "MODIFIED", "DELETED"):
+        if kind not in CHANGES:
             return Batch(cursor=cursor)
         entry, shown = _entry(found), self._shown[area]
         if not self._is_ours(area, found, entry):
@@ -227,6 +227,7 @@ class KubernetesStore:
 
     def _see(self, found: Object) -> None:
         duration_ns = _number(found, "leaseDurationSeconds") * NS_PER_S
+        self._term_max = max(self._term_max, _transitions(found))
         self._sightings.see(found["metadata"]["name"], _version(found), duration_ns, self._clock.now_ns())
 
     def _is_over(self, found: Object) -> bool:
@@ -286,9 +287,13 @@ def _held_same(one: Entry, other: Entry) -> bool:
     return (one.value, one.term) == (other.value, other.term)
 
 
+def _part(found: Object, key: str) -> Object:
+    part = found.get(key)
+    return part if isinstance(part, dict) else {}
+
+
 def _spec(found: Object) -> Object:
-    spec = found.get("spec")
-    return spec if isinstance(spec, dict) else {}
+    return _part(found, "spec")
 
 
 def _holder(found: Object) -> int:
@@ -310,14 +315,13 @@ def _transitions(found: Object) -> int:
 
 
 def _version(found: Object) -> str:
-    return str(found.get("metadata", {}).get("resourceVersion", ""))
+    return str(_part(found, "metadata").get("resourceVersion", ""))
 
 
 def _entry(found: Object) -> Entry:
     """Return what an object says; one that others have made or damaged has a name or value that nobody can read."""
-    metadata = found.get("metadata", {})
-    annotations: dict[str, Any] = metadata.get("annotations") or {}
-    data: dict[str, Any] = found.get("data") or {}
-    value = annotations.get(_VALUE) if "spec" in found else data.get(_DATA_KEY)
+    metadata = _part(found, "metadata")
+    annotations = _part(metadata, "annotations")
+    value = annotations.get(_VALUE) if "spec" in found else _part(found, "data").get(_DATA_KEY)
     name = annotations.get(_NAME) or metadata.get("name", "")
     return Entry(str(name), str(value or "").encode(), _version(found), _transitions(found))
