@@ -74,6 +74,7 @@ class Coordinator:
         self._holds: set[Hold] = set()
         self._abandoned: dict[tuple[Area, str], int] = {}
         self._releasing: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     # Membership
 
@@ -83,6 +84,7 @@ class Coordinator:
         After a loss, join again. Raise NodeIdTaken while another process is a member under this id,
         CoordinatorUnavailable, CoordinatorRefused.
         """
+        self._check_open()
         area, token = Area.MEMBERS, self._token()
         try:
             membership = await self._retrying.run(
@@ -109,6 +111,7 @@ class Coordinator:
 
         Raise CoordinatorRefused.
         """
+        self._check_open()
         area, token = Area.ELECTION, self._token()
         value = NodeRecord(record.id, record.address).encode()
         watch = self.leader()
@@ -141,6 +144,7 @@ class Coordinator:
         Raise RevisionConflict if it is not, RecordError for a bad name or content, CoordinatorUnavailable (it may or
         may not have been written), CoordinatorRefused.
         """
+        self._check_open()
         write_id = f"{self._chance.getrandbits(64):016x}"
         value = encode_document(checked_document_name(name), content, write_id)
         is_unsure = False
@@ -163,6 +167,7 @@ class Coordinator:
 
     async def remove(self, name: str, expected: str) -> None:
         """Remove a document if its revision is `expected`; raise as `put` does."""
+        self._check_open()
         checked_document_name(name)
         if expected == ABSENT:
             raise RecordError(f"document {name} cannot be removed without its revision; read it first")
@@ -187,6 +192,7 @@ class Coordinator:
 
         Raise RecordError if it cannot be read, CoordinatorUnavailable, CoordinatorRefused.
         """
+        self._check_open()
         checked_document_name(name)
         entry = await self._retrying.run(f"reading document {name}", lambda: self._store.read(Area.MODELS, name))
         return _document(entry) if entry is not None else None
@@ -196,7 +202,13 @@ class Coordinator:
         return self._watch(Area.MODELS, _document)
 
     async def close(self) -> None:
-        """Resign, leave, stop watching and disconnect; what the store cannot be told ends with its lease."""
+        """Resign, leave, stop watching and disconnect; what the store cannot be told ends with its lease.
+
+        Everything that waits here ends with CoordinationError; a second time is nothing.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
         await asyncio.gather(*(hold._release() for hold in self._holds), return_exceptions=True)
         for task in tuple(self._releasing):
             task.cancel()
@@ -208,16 +220,22 @@ class Coordinator:
 
     # Inside
 
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise CoordinationError(f"the coordinator at {self._store.where} was closed; open another")
+
     def _token(self) -> int:
         return self._chance.getrandbits(62) | 1 << 61  # of one length, positive as an int64
 
     def _watch(self, area: Area, decode: Callable[[Entry], Value]) -> Watch[Value]:
+        self._check_open()
         if area not in self._followers:
             self._followers[area] = Follower(self._store, area, decode, self.timing, self._clock, self._chance.random)
         return Watch(self._followers[area])
 
     async def _hold(self, kind: type[SomeHold], area: Area, name: str, value: bytes, token: int) -> SomeHold | None:
         """Make one attempt to hold a name; None while another holds it."""
+        self._check_open()
         if (area, name) in self._abandoned:
             await self._store.release(area, name, self._abandoned[area, name])
             self._abandoned.pop((area, name), None)
@@ -246,6 +264,8 @@ class Coordinator:
 
     def _abandon(self, area: Area, name: str, token: int) -> None:
         """Have what the store may still hold released as soon as it can be told, so that nobody waits for it."""
+        if self._is_closed:
+            return
         self._abandoned[area, name] = token
 
         async def release() -> None:

@@ -13,6 +13,7 @@ no more than a watch may be silent.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from types import MappingProxyType
@@ -33,6 +34,8 @@ from symphony.coordination.clock import Clock
 from symphony.units import NS_PER_S
 
 Value = TypeVar("Value")
+
+_log = logging.getLogger(__name__)
 
 _LASTING_NS = NS_PER_S
 """A watch that lasted so long is begun again without growing waits."""
@@ -92,6 +95,9 @@ class Follower(Generic[Value]):
                 self._cursor = None
             except (StoreUnavailable, CoordinatorRefused) as error:
                 stale_reason = str(error)
+            except Exception as error:  # a fault of ours must not look like a quiet store
+                _log.exception("following %s failed", self._area.value)
+                stale_reason = f"following it failed: {error!r}"
             if stale_reason:
                 self._cursor = None
                 self._publish(stale_reason)
@@ -143,6 +149,8 @@ class Follower(Generic[Value]):
     def _publish(self, stale_reason: str = "") -> None:
         if stale_reason and stale_reason == self.latest.stale_reason:
             return
+        if stale_reason and self.latest.is_fresh:
+            _log.warning("%s may be out of date: %s", self._area.value, stale_reason)
         self.latest = Snapshot(
             MappingProxyType(dict(self._items)),
             stale_reason,

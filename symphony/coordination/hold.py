@@ -8,14 +8,17 @@ its event loop was busy: nothing has to run for a lease to be over. `lost()` is 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
-from symphony.cluster.faults import CoordinationError, CoordinatorUnavailable, LeaseLost, StoreUnavailable
+from symphony.cluster.faults import CoordinatorRefused, CoordinatorUnavailable, LeaseLost, StoreUnavailable
 from symphony.cluster.store import Area, Store
 from symphony.cluster.timing import Backoff, LeaseTime, Timing
 from symphony.coordination.clock import Clock, within
 from symphony.coordination.retrying import Retrying
 from symphony.units import NS_PER_S
+
+_log = logging.getLogger(__name__)
 
 
 class Hold:
@@ -50,7 +53,10 @@ class Hold:
 
     @property
     def held_until_ns(self) -> int:
-        """Return up to which instant of the clock nobody else can hold it; 0 once it is lost or released."""
+        """Return up to which instant of the clock nobody else can hold it; 0 once it is lost or released.
+
+        Threads may read it.
+        """
         return 0 if self._is_over.is_set() else self._lease.until_ns
 
     def is_held(self) -> bool:
@@ -87,6 +93,19 @@ class Hold:
             self._is_over.set()
 
     async def _keep(self) -> None:
+        """Renew until that fails for too long; then say so, and have the store told when it can be."""
+        try:
+            reason, may_stand = await self._renew()
+        except Exception as error:  # a fault of ours: the lease runs out, and whoever waits must hear of it
+            _log.exception("renewing %s/%s failed", self.area.value, self.name)
+            reason, may_stand = f"renewing it failed: {error!r}", True
+        _log.warning("%s/%s is lost: %s", self.area.value, self.name, reason)
+        self._end(reason)
+        if may_stand:
+            self._on_lost(self)
+
+    async def _renew(self) -> tuple[str, bool]:
+        """Renew while it is held; return why it is not, and whether the store may still take it for held."""
         backoff = Backoff(self._timing, self._chance)
         next_at_ns = self._lease.renew_at_ns
         trouble = "the process or its event loop stood still"
@@ -94,7 +113,7 @@ class Hold:
             await self._clock.sleep_until(min(next_at_ns, self._lease.until_ns))
             sent_at_ns = self._clock.now_ns()
             if not self._lease.is_held(sent_at_ns):
-                break
+                return self._not_in_time(trouble), True
             try:
                 is_granted = await within(
                     self._clock,
@@ -102,23 +121,19 @@ class Hold:
                     self._store.renew(self.area, self.name, self.token, self._timing.ttl_ns),
                 )
             except TimeoutError:
-                trouble = f"{self._store.where} did not answer"
-                break
-            except StoreUnavailable as error:
+                return self._not_in_time(f"{self._store.where} did not answer"), True
+            except (StoreUnavailable, CoordinatorRefused) as error:  # refused: a login that is being changed, perhaps
                 trouble = str(error)
                 next_at_ns = self._clock.now_ns() + backoff.next_ns()
                 continue
-            except CoordinationError as error:
-                trouble = str(error)
-                break
             if not is_granted:
-                self._end(f"{self._store.where} no longer holds it: its lease expired or was revoked")
-                return
+                return f"{self._store.where} no longer holds it: its lease expired or was revoked", False
             self._lease.granted(sent_at_ns)
             next_at_ns = self._lease.renew_at_ns
             backoff.reset()
-        self._end(f"its lease of {self._timing.ttl_ns / NS_PER_S:g} s was not renewed in time: {trouble}")
-        self._on_lost(self)
+
+    def _not_in_time(self, trouble: str) -> str:
+        return f"its lease of {self._timing.ttl_ns / NS_PER_S:g} s was not renewed in time: {trouble}"
 
 
 class Membership(Hold):

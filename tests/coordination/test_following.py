@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from symphony.cluster import CoordinationError, CoordinatorUnavailable, RecordError, RevisionConflict, Timing
 from symphony.cluster.limits import ENTRY_COUNT_MAX
-from symphony.cluster.store import Area
+from symphony.cluster.store import Area, Listing
 from symphony.coordination import Coordinator, MemorySpace, MemoryStore
 from symphony.coordination.memory import CHANGE_COUNT_MAX
 from symphony.units import NS_PER_S
@@ -243,3 +243,20 @@ async def test_quiet_watch_whose_cursor_is_forgotten_stays_fresh(
     await clock.advance(NS_PER_S)
     assert store.calls["entries"] == 2
     assert watch.latest is before
+
+
+async def test_fault_of_ours_while_following_makes_the_snapshot_stale_and_is_survived(
+    clock: ManualClock, new_node: NewNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, store = new_node()
+    good = store.entries
+
+    async def break_(area: Area) -> Listing:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(store, "entries", break_)
+    watch = node.models()
+    assert "ZeroDivisionError" in (await watch.next()).stale_reason
+    monkeypatch.setattr(store, "entries", good)
+    await clock.advance(NS_PER_S)
+    assert watch.latest.is_fresh

@@ -5,11 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from symphony.cluster import CoordinatorUnavailable, LeaseLost, NodeRecord, Timing
+from symphony.cluster import (
+    CoordinationError,
+    CoordinatorRefused,
+    CoordinatorUnavailable,
+    LeaseLost,
+    NodeRecord,
+    Timing,
+)
 from symphony.cluster.store import Area
 from symphony.coordination import Coordinator, Leadership, MemorySpace, MemoryStore
 from symphony.units import NS_PER_S
@@ -237,6 +245,58 @@ async def test_resigning_while_the_store_is_away_stands_down_first_and_then_says
     with pytest.raises(CoordinatorUnavailable):
         await resigning
     assert (await other.campaign(BOB)).is_held()
+
+
+async def test_refused_renewals_are_tried_until_the_lease_is_over(
+    clock: ManualClock, new_node: NewNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, store = new_node()
+    leadership = await node.campaign(ALICE)
+
+    async def refuse(*arguments: Any) -> bool:
+        raise CoordinatorRefused("the login is being changed")
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(store, "renew", refuse)
+        await clock.advance(RENEWAL_NS + NS_PER_S)
+    await clock.advance(TTL_NS)
+    assert leadership.is_held(), "it was refused for a second only"
+    monkeypatch.setattr(store, "renew", refuse)
+    await clock.advance(TTL_NS)
+    assert "the login is being changed" in await leadership.lost()
+
+
+async def test_fault_of_ours_while_renewing_is_reported_to_whoever_waits(
+    clock: ManualClock, new_node: NewNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, store = new_node()
+    leadership = await node.campaign(ALICE)
+
+    async def break_(*arguments: Any) -> bool:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(store, "renew", break_)
+    await clock.advance(RENEWAL_NS)
+    assert "ZeroDivisionError" in await leadership.lost()
+    assert not leadership.is_held()
+
+
+async def test_nothing_can_be_asked_of_a_closed_coordinator(clock: ManualClock, new_node: NewNode) -> None:
+    (holder, _), (node, _) = new_node(), new_node()
+    leadership = await holder.campaign(ALICE)
+    campaign = asyncio.ensure_future(node.campaign(BOB))
+    await clock.settle()
+    await node.close()
+    await clock.advance(TTL_NS)
+    with pytest.raises(CoordinationError, match="closed"):
+        await campaign
+    for call in (node.join(BOB), node.campaign(BOB), node.put("m/1", {}), node.get("m/1"), node.remove("m/1", "1")):
+        with pytest.raises(CoordinationError, match="was closed; open another"):
+            await call
+    with pytest.raises(CoordinationError, match="was closed"):
+        node.members()
+    await node.close()
+    assert leadership.is_held()
 
 
 class PausableClock:
