@@ -27,6 +27,7 @@ class FakeKubernetes:
         self.version = 100
         self.compacted = 0
         self.forbidden: set[str] = set()
+        self.used: set[tuple[str, str]] = set()
         self.is_down = False
         self.watch_count = 0
         self._changed = asyncio.Event()
@@ -78,6 +79,7 @@ class FakeKubernetes:
         verb = {"GET": "get", "POST": "create", "PUT": "update", "DELETE": "delete"}[request.method]
         if verb == "get" and "name" not in request.match_info:
             verb = "watch" if request.query.get("watch") in ("true", "True") else "list"
+        self.used.add((request.match_info["kind"], verb))
         if verb in self.forbidden:
             return _status(403, "Forbidden", f"cannot {verb} resource {request.match_info['kind']}")
         return await handler(request)

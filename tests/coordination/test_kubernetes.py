@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from symphony.cluster import CoordinatorRefused, CoordinatorUnavailable, NodeRec
 from symphony.cluster.store import LEADER, Area
 from symphony.coordination import Coordinator, open_coordinator
 from tests.coordination.conftest import TTL, die, kubernetes_store, wait_for
+from tests.coordination.etcd_cluster import ROOT
 from tests.coordination.fake_kubernetes import TOKEN, FakeKubernetes
 from tests.coordination.faulty_store import FaultyStore
 
@@ -343,3 +345,24 @@ async def test_held_entries_can_be_read_one_by_one(kubernetes: FakeKubernetes) -
         assert not await store.renew(Area.ELECTION, LEADER, 5, TTL.ttl_ns)
     finally:
         await store.close()
+
+
+async def test_role_in_the_docs_has_the_verbs_that_are_used_and_no_others(
+    kubernetes: FakeKubernetes, new_node: NewNode
+) -> None:
+    yaml = pytest.importorskip("yaml")
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL)
+    granted = {
+        (kind, verb) for rule in yaml.safe_load(text)["rules"] for kind in rule["resources"] for verb in rule["verbs"]
+    }
+    node = new_node()
+    membership, leadership = await node.join(ALICE), await node.campaign(ALICE)
+    revision = await node.put("m/1", {}, await node.put("m/1", {"n": 1}))
+    for watch in (node.members(), node.leader(), node.models()):
+        await watch.fresh()
+    await asyncio.sleep(TTL_S / 2)
+    await node.get("m/1")
+    await node.remove("m/1", revision)
+    await leadership.resign()
+    await membership.leave()
+    assert kubernetes.used == granted
