@@ -18,8 +18,8 @@ from symphony.coordination.etcd import EtcdStore
 from tests.coordination.etcd_cluster import EtcdCluster, find_etcd, why_no_etcd
 from tests.coordination.fake_kubernetes import TOKEN, FakeKubernetes
 
-TTL = Timing.of_ttl(1_000_000_000)
-"""The shortest leases there are: the tests run in real time."""
+TTL = Timing.of_ttl(2_000_000_000)
+"""Short leases, for the tests run in real time; shorter ones are lost to a busy machine."""
 _prefixes = count()
 
 

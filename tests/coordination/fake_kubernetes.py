@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import re
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
 
 TOKEN = "a-token-for-tests"
+MICRO_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
 KINDS = {"leases": "Lease", "configmaps": "ConfigMap"}
 
 
@@ -93,6 +96,8 @@ class FakeKubernetes:
         kind, name = request.match_info["kind"], body["metadata"]["name"]
         assert body["kind"] == KINDS[kind]
         assert "resourceVersion" not in body["metadata"]
+        if fault := _invalid(body):
+            return _status(422, "Invalid", fault)
         if (kind, name) in self.objects:
             return _status(409, "AlreadyExists", f'{kind} "{name}" already exists')
         return web.json_response(self._record("ADDED", kind, body), status=201)
@@ -103,6 +108,8 @@ class FakeKubernetes:
         found = self.objects.get((kind, name))
         if found is None:
             return _not_found(request)
+        if fault := _invalid(body):
+            return _status(422, "Invalid", fault)
         if body["metadata"].get("resourceVersion") != found["metadata"]["resourceVersion"]:
             return _status(
                 409, "Conflict", "the object has been modified; please apply your changes to the latest version"
@@ -125,7 +132,10 @@ class FakeKubernetes:
         kind = request.match_info["kind"]
         labels = dict(part.split("=") for part in request.query["labelSelector"].split(","))
         if request.query.get("watch") in ("true", "True"):
-            return await self._watch(request, kind, labels)
+            response = web.StreamResponse(headers={"Content-Type": "application/json"})
+            with suppress(ConnectionError):  # the client has gone
+                await self._watch(request, response, kind, labels)
+            return response
         found = [one for (of, _), one in sorted(self.objects.items()) if of == kind and _matches(one, labels)]
         start, version = 0, self.version
         if "continue" in request.query:
@@ -136,15 +146,16 @@ class FakeKubernetes:
             metadata["continue"] = json.dumps([start + limit, version])
         return web.json_response({"kind": "List", "metadata": metadata, "items": found[start : start + limit]})
 
-    async def _watch(self, request: web.Request, kind: str, labels: dict[str, str]) -> web.StreamResponse:
+    async def _watch(
+        self, request: web.Request, response: web.StreamResponse, kind: str, labels: dict[str, str]
+    ) -> None:
         seen = int(request.query["resourceVersion"])
         self.watch_count += 1
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         if seen < self.compacted:
             gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
             await response.write(_line({"type": "ERROR", "object": gone}))
-            return response
+            return
         ends_at = asyncio.get_running_loop().time() + int(request.query.get("timeoutSeconds", "60"))
         while not self.is_down:
             for version, event, of, found in tuple(self.history):
@@ -156,14 +167,14 @@ class FakeKubernetes:
             if left <= 0:
                 bookmark = {"kind": KINDS[kind], "metadata": {"resourceVersion": str(self.version)}}
                 await response.write(_line({"type": "BOOKMARK", "object": bookmark}))
-                return response
+                return
             try:
                 async with asyncio.timeout(left):
                     await self._changed.wait()
             except TimeoutError:
                 continue
-        request.transport.abort()  # type: ignore[union-attr]
-        return response
+        if request.transport is not None:
+            request.transport.abort()
 
     def _record(self, event: str, kind: str, body: dict[str, Any]) -> dict[str, Any]:
         self.version += 1
@@ -181,6 +192,20 @@ class FakeKubernetes:
     def _tell(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _invalid(body: dict[str, Any]) -> str:
+    """Say what the API would not take of an object, "" if nothing."""
+    spec, metadata = body.get("spec", {}), body["metadata"]
+    if spec.get("leaseDurationSeconds", 1) <= 0 or spec.get("leaseTransitions", 0) < 0:
+        return "spec: leaseDurationSeconds must be greater than 0, leaseTransitions not below it"
+    if any(not re.fullmatch(MICRO_TIME, spec[key]) for key in ("acquireTime", "renewTime") if key in spec):
+        return "spec: a time is no RFC 3339 time with microseconds"
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", metadata["name"]):
+        return "metadata.name: a lowercase RFC 1123 label is needed"
+    if sum(map(len, metadata.get("annotations", {}).values())) > 256 * 1024 or len(json.dumps(body)) > 1024 * 1024:
+        return "metadata.annotations or the object: too long"
+    return ""
 
 
 def _key(request: web.Request) -> tuple[str, str]:
