@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -15,8 +17,11 @@ from symphony.cluster.store import Store
 from symphony.coordination import Coordinator, MemorySpace, MemoryStore
 from symphony.coordination.address import EtcdAddress
 from symphony.coordination.etcd import EtcdStore
+from symphony.units import NS_PER_S
 from tests.coordination.etcd_cluster import EtcdCluster, find_etcd, why_no_etcd
 from tests.coordination.fake_kubernetes import TOKEN, FakeKubernetes
+from tests.coordination.faulty_store import FaultyStore
+from tests.coordination.manual_clock import ManualClock
 
 TTL = Timing.of_ttl(2_000_000_000)
 """Short leases, for the tests run in real time; shorter ones are lost to a busy machine."""
@@ -43,9 +48,12 @@ def etcd(etcd_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         cluster.close()
 
 
-def etcd_store(cluster: EtcdCluster, prefix: str, timing: Timing = TTL, watch_idle_s: float = 10.0) -> EtcdStore:
-    """Return one node's connection to a plain etcd."""
-    endpoints = tuple(f"http://127.0.0.1:{port}" for port in cluster.ports)
+def etcd_store(
+    cluster: EtcdCluster, prefix: str, timing: Timing = TTL, watch_idle_s: float = 10.0, members: tuple[int, ...] = ()
+) -> EtcdStore:
+    """Return one node's connection to a plain etcd, to all of its members or to some."""
+    ports = [cluster.ports[member] for member in members] or cluster.ports
+    endpoints = tuple(f"http://127.0.0.1:{port}" for port in ports)
     return EtcdStore(EtcdAddress(endpoints, prefix, timing), watch_idle_s)
 
 
@@ -107,6 +115,36 @@ async def new_node(new_store: Callable[[], Store]) -> AsyncIterator[Callable[...
     yield make
     for node in nodes:
         await node.close()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def space(clock: ManualClock) -> MemorySpace:
+    return MemorySpace(clock)
+
+
+@pytest_asyncio.fixture
+async def faulty_node(
+    clock: ManualClock, space: MemorySpace
+) -> AsyncIterator[Callable[[], tuple[Coordinator, FaultyStore]]]:
+    """A function that makes one more node in memory, on a clock set by hand, and the connection to do harm to."""
+    nodes: list[Coordinator] = []
+
+    def make() -> tuple[Coordinator, FaultyStore]:
+        store = FaultyStore(MemoryStore(space))
+        nodes.append(Coordinator(store, Timing(), clock=clock, chance=random.Random(len(nodes))))
+        return nodes[-1], store
+
+    yield make
+    for node in nodes:
+        closing = asyncio.ensure_future(node.close())
+        while not closing.done():
+            await clock.advance(NS_PER_S)
+        await closing
 
 
 async def die(node: Coordinator) -> None:

@@ -288,3 +288,22 @@ async def test_member_that_is_down_from_the_start_is_passed_over(three: EtcdClus
             await wait_for(node.members(), lambda snapshot: snapshot.items)
     finally:
         await node.close()
+
+
+async def test_watch_at_a_member_that_is_cut_off_from_the_others_is_ended_by_it(
+    three: EtcdCluster, new_node: NewNode, prefix: str
+) -> None:
+    """Without a word from the client, such a member would let a watch stand for ever: alive, and blind."""
+    store = etcd_store(three, prefix, watch_idle_s=60.0, members=(1,))
+    reader = Coordinator(store)
+    try:
+        watch = reader.models()
+        await watch.fresh()
+        three.kill(0, 2)
+        async with asyncio.timeout(10):
+            assert "no leader" in (await watch.next()).stale_reason
+        three.start()
+        async with asyncio.timeout(10):
+            await watch.fresh()
+    finally:
+        await reader.close()

@@ -7,7 +7,6 @@ import random
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-import pytest_asyncio
 
 from symphony.cluster import CoordinationError, CoordinatorUnavailable, RecordError, RevisionConflict, Timing
 from symphony.cluster.limits import ENTRY_COUNT_MAX
@@ -22,36 +21,10 @@ TIMING = Timing()
 NewNode = Callable[[], tuple[Coordinator, FaultyStore]]
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def space(clock: ManualClock) -> MemorySpace:
-    return MemorySpace(clock)
-
-
-@pytest_asyncio.fixture
-async def new_node(clock: ManualClock, space: MemorySpace) -> AsyncIterator[NewNode]:
-    nodes: list[Coordinator] = []
-
-    def make() -> tuple[Coordinator, FaultyStore]:
-        store = FaultyStore(MemoryStore(space))
-        nodes.append(Coordinator(store, TIMING, clock=clock, chance=random.Random(len(nodes))))
-        return nodes[-1], store
-
-    yield make
-    for node in nodes:
-        closing = asyncio.ensure_future(node.close())
-        while not closing.done():
-            await clock.advance(NS_PER_S)
-
-
 async def test_watch_says_when_it_is_stale_keeps_what_it_knew_and_goes_on_by_itself(
-    clock: ManualClock, new_node: NewNode
+    clock: ManualClock, faulty_node: NewNode
 ) -> None:
-    (writer, _), (reader, store) = new_node(), new_node()
+    (writer, _), (reader, store) = faulty_node(), faulty_node()
     await writer.put("a/1", {})
     watch = reader.models()
     assert not watch.latest.is_fresh
@@ -71,9 +44,9 @@ async def test_watch_says_when_it_is_stale_keeps_what_it_knew_and_goes_on_by_its
 
 
 async def test_history_that_was_forgotten_meanwhile_is_made_up_for_by_a_new_listing(
-    clock: ManualClock, space: MemorySpace, new_node: NewNode
+    clock: ManualClock, space: MemorySpace, faulty_node: NewNode
 ) -> None:
-    (writer, _), (reader, store) = new_node(), new_node()
+    (writer, _), (reader, store) = faulty_node(), faulty_node()
     gone = await writer.put("gone/1", {})
     await writer.put("stays/1", {"n": 1})
     watch = reader.models()
@@ -100,8 +73,8 @@ async def test_history_in_memory_is_bounded(space: MemorySpace) -> None:
     assert space.forgotten_revision == 10
 
 
-async def test_slow_reader_gets_the_newest_and_no_backlog(clock: ManualClock, new_node: NewNode) -> None:
-    node, _ = new_node()
+async def test_slow_reader_gets_the_newest_and_no_backlog(clock: ManualClock, faulty_node: NewNode) -> None:
+    node, _ = faulty_node()
     watch = node.models()
     await watch.fresh()
     revision = ""
@@ -115,9 +88,9 @@ async def test_slow_reader_gets_the_newest_and_no_backlog(clock: ManualClock, ne
 
 
 async def test_area_with_too_many_entries_is_stale_and_says_so(
-    clock: ManualClock, space: MemorySpace, new_node: NewNode
+    clock: ManualClock, space: MemorySpace, faulty_node: NewNode
 ) -> None:
-    node, _ = new_node()
+    node, _ = faulty_node()
     for number in range(ENTRY_COUNT_MAX):
         space.put(Area.MODELS, f"m{number}/1", b'{"document":{},"write":""}', is_held=False)
     watch = node.models()
@@ -127,8 +100,8 @@ async def test_area_with_too_many_entries_is_stale_and_says_so(
     assert str(ENTRY_COUNT_MAX) in watch.latest.stale_reason
 
 
-async def test_closing_ends_every_watch(clock: ManualClock, new_node: NewNode) -> None:
-    node, _ = new_node()
+async def test_closing_ends_every_watch(clock: ManualClock, faulty_node: NewNode) -> None:
+    node, _ = faulty_node()
     watch, other = node.models(), node.models()
     await watch.fresh()
     await other.fresh()
@@ -145,8 +118,8 @@ async def _until_closed(node: Coordinator, watch: object) -> AsyncIterator[objec
     await closing
 
 
-async def test_write_whose_answer_is_lost_is_made_once_and_found(clock: ManualClock, new_node: NewNode) -> None:
-    node, store = new_node()
+async def test_write_whose_answer_is_lost_is_made_once_and_found(clock: ManualClock, faulty_node: NewNode) -> None:
+    node, store = faulty_node()
     store.answers_to_lose = 2
     writing = asyncio.ensure_future(node.put("m/1", {"n": 1}))
     await clock.advance(NS_PER_S)
@@ -162,9 +135,9 @@ async def test_write_whose_answer_is_lost_is_made_once_and_found(clock: ManualCl
 
 
 async def test_write_that_was_made_and_replaced_before_it_was_repeated_is_said_to_be_unknown(
-    clock: ManualClock, new_node: NewNode
+    clock: ManualClock, faulty_node: NewNode
 ) -> None:
-    (one, store), (other, _) = new_node(), new_node()
+    (one, store), (other, _) = faulty_node(), faulty_node()
     store.answers_to_lose = 1
     writing = asyncio.ensure_future(one.put("m/1", {"n": 1}))
     await clock.settle()
@@ -176,8 +149,8 @@ async def test_write_that_was_made_and_replaced_before_it_was_repeated_is_said_t
         await writing
 
 
-async def test_equal_content_of_another_writer_is_a_conflict(clock: ManualClock, new_node: NewNode) -> None:
-    (one, store), (other, _) = new_node(), new_node()
+async def test_equal_content_of_another_writer_is_a_conflict(clock: ManualClock, faulty_node: NewNode) -> None:
+    (one, store), (other, _) = faulty_node(), faulty_node()
     store.cut()
     writing = asyncio.ensure_future(one.put("m/1", {"n": 1}))
     await clock.settle()
@@ -190,10 +163,10 @@ async def test_equal_content_of_another_writer_is_a_conflict(clock: ManualClock,
 
 @pytest.mark.parametrize("seed", range(10))
 async def test_increments_are_exact_over_connections_that_lose_answers(
-    seed: int, clock: ManualClock, new_node: NewNode
+    seed: int, clock: ManualClock, faulty_node: NewNode
 ) -> None:
     chance = random.Random(seed)
-    nodes = [new_node() for _ in range(3)]
+    nodes = [faulty_node() for _ in range(3)]
     await nodes[0][0].put("counter/1", {"n": 0})
     made = unknown = 0
 
@@ -224,16 +197,16 @@ async def test_increments_are_exact_over_connections_that_lose_answers(
     assert made <= found.content["n"] <= made + unknown
 
 
-async def test_removing_without_a_revision_is_refused(new_node: NewNode) -> None:
-    node, _ = new_node()
+async def test_removing_without_a_revision_is_refused(faulty_node: NewNode) -> None:
+    node, _ = faulty_node()
     with pytest.raises(RecordError, match="read it first"):
         await node.remove("m/1", "")
 
 
 async def test_quiet_watch_whose_cursor_is_forgotten_stays_fresh(
-    clock: ManualClock, space: MemorySpace, new_node: NewNode
+    clock: ManualClock, space: MemorySpace, faulty_node: NewNode
 ) -> None:
-    (writer, _), (reader, store) = new_node(), new_node()
+    (writer, _), (reader, store) = faulty_node(), faulty_node()
     await writer.put("m/1", {})
     watch = reader.models()
     before = await watch.fresh()
@@ -246,9 +219,9 @@ async def test_quiet_watch_whose_cursor_is_forgotten_stays_fresh(
 
 
 async def test_fault_of_ours_while_following_makes_the_snapshot_stale_and_is_survived(
-    clock: ManualClock, new_node: NewNode, monkeypatch: pytest.MonkeyPatch
+    clock: ManualClock, faulty_node: NewNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node, store = new_node()
+    node, store = faulty_node()
     good = store.entries
 
     async def break_(area: Area) -> Listing:

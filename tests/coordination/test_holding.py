@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from symphony.cluster import (
     CoordinationError,
@@ -31,35 +30,8 @@ ALICE, BOB = NodeRecord("alice", "a:1"), NodeRecord("bob", "b:1")
 NewNode = Callable[[], tuple[Coordinator, FaultyStore]]
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def space(clock: ManualClock) -> MemorySpace:
-    return MemorySpace(clock)
-
-
-@pytest_asyncio.fixture
-async def new_node(clock: ManualClock, space: MemorySpace) -> AsyncIterator[NewNode]:
-    nodes: list[Coordinator] = []
-
-    def make() -> tuple[Coordinator, FaultyStore]:
-        store = FaultyStore(MemoryStore(space))
-        nodes.append(Coordinator(store, TIMING, clock=clock, chance=random.Random(len(nodes))))
-        return nodes[-1], store
-
-    yield make
-    for node in nodes:
-        closing = asyncio.ensure_future(node.close())
-        while not closing.done():
-            await clock.advance(NS_PER_S)
-        await closing
-
-
-async def test_lease_is_renewed_every_third_and_held_throughout(clock: ManualClock, new_node: NewNode) -> None:
-    node, store = new_node()
+async def test_lease_is_renewed_every_third_and_held_throughout(clock: ManualClock, faulty_node: NewNode) -> None:
+    node, store = faulty_node()
     began_ns = clock.now_ns()
     leadership = await node.campaign(ALICE)
     assert leadership.held_until_ns == began_ns + TTL_NS - MARGIN_NS
@@ -70,9 +42,9 @@ async def test_lease_is_renewed_every_third_and_held_throughout(clock: ManualClo
 
 
 async def test_leader_that_is_cut_off_stands_down_a_margin_before_another_can_lead(
-    clock: ManualClock, new_node: NewNode
+    clock: ManualClock, faulty_node: NewNode
 ) -> None:
-    (one, one_store), (other, _) = new_node(), new_node()
+    (one, one_store), (other, _) = faulty_node(), faulty_node()
     first = await one.campaign(ALICE)
     campaign = asyncio.ensure_future(other.campaign(BOB))
     await clock.advance(RENEWAL_NS)  # renewed at this instant
@@ -95,9 +67,9 @@ async def test_leader_that_is_cut_off_stands_down_a_margin_before_another_can_le
 
 
 async def test_lease_counts_from_before_the_request_and_not_from_its_answer(
-    clock: ManualClock, new_node: NewNode
+    clock: ManualClock, faulty_node: NewNode
 ) -> None:
-    node, store = new_node()
+    node, store = faulty_node()
     leadership = await node.campaign(ALICE)
     await clock.advance(RENEWAL_NS - 1)
     store.freeze()
@@ -109,8 +81,8 @@ async def test_lease_counts_from_before_the_request_and_not_from_its_answer(
     assert leadership.held_until_ns == sent_ns + TTL_NS - MARGIN_NS
 
 
-async def test_win_whose_answer_comes_too_late_is_none(clock: ManualClock, new_node: NewNode) -> None:
-    (one, one_store), (other, _) = new_node(), new_node()
+async def test_win_whose_answer_comes_too_late_is_none(clock: ManualClock, faulty_node: NewNode) -> None:
+    (one, one_store), (other, _) = faulty_node(), faulty_node()
     one_store.freeze()
     campaign = asyncio.ensure_future(one.campaign(ALICE))
     await clock.settle()
@@ -129,9 +101,9 @@ async def test_win_whose_answer_comes_too_late_is_none(clock: ManualClock, new_n
 
 
 async def test_process_that_stood_still_knows_it_before_anything_else_has_run(
-    clock: ManualClock, new_node: NewNode
+    clock: ManualClock, faulty_node: NewNode
 ) -> None:
-    node, _ = new_node()
+    node, _ = faulty_node()
     leadership, membership = await node.campaign(ALICE), await node.join(ALICE)
     await clock.jump(TTL_NS - MARGIN_NS)  # no task has run yet
     assert not leadership.is_held()
@@ -143,9 +115,9 @@ async def test_process_that_stood_still_knows_it_before_anything_else_has_run(
 
 
 async def test_renewals_that_fail_are_tried_again_at_once_and_cost_nothing(
-    clock: ManualClock, new_node: NewNode
+    clock: ManualClock, faulty_node: NewNode
 ) -> None:
-    node, store = new_node()
+    node, store = faulty_node()
     leadership = await node.campaign(ALICE)
     for _ in range(5):
         store.answers_to_lose = 3
@@ -156,8 +128,8 @@ async def test_renewals_that_fail_are_tried_again_at_once_and_cost_nothing(
     assert leadership.held_until_ns == pytest.approx(clock.now_ns() + TTL_NS - MARGIN_NS, abs=RENEWAL_NS)
 
 
-async def test_store_that_is_away_is_not_hammered(clock: ManualClock, new_node: NewNode) -> None:
-    node, store = new_node()
+async def test_store_that_is_away_is_not_hammered(clock: ManualClock, faulty_node: NewNode) -> None:
+    node, store = faulty_node()
     await node.join(ALICE)
     store.cut()
     await clock.advance(60 * NS_PER_S)
@@ -165,8 +137,10 @@ async def test_store_that_is_away_is_not_hammered(clock: ManualClock, new_node: 
     assert sum(store.calls.values()) <= 60
 
 
-async def test_win_whose_answer_is_lost_is_recognised_and_has_one_term(clock: ManualClock, new_node: NewNode) -> None:
-    node, store = new_node()
+async def test_win_whose_answer_is_lost_is_recognised_and_has_one_term(
+    clock: ManualClock, faulty_node: NewNode
+) -> None:
+    node, store = faulty_node()
     store.answers_to_lose = 2  # of the acquisition and of its first repetition, or of listings
     campaign = asyncio.ensure_future(node.campaign(ALICE))
     await clock.advance(NS_PER_S)
@@ -177,9 +151,9 @@ async def test_win_whose_answer_is_lost_is_recognised_and_has_one_term(clock: Ma
 
 
 async def test_joining_an_unreachable_store_ends_in_bounded_time_and_attempts(
-    clock: ManualClock, new_node: NewNode
+    clock: ManualClock, faulty_node: NewNode
 ) -> None:
-    node, store = new_node()
+    node, store = faulty_node()
     store.cut()
     joining = asyncio.ensure_future(node.join(ALICE))
     await clock.advance(TIMING.operation_ns - 1)
@@ -192,8 +166,8 @@ async def test_joining_an_unreachable_store_ends_in_bounded_time_and_attempts(
     assert 5 <= store.calls["acquire"] <= 25
 
 
-async def test_store_that_never_answers_ends_in_bounded_time(clock: ManualClock, new_node: NewNode) -> None:
-    node, store = new_node()
+async def test_store_that_never_answers_ends_in_bounded_time(clock: ManualClock, faulty_node: NewNode) -> None:
+    node, store = faulty_node()
     store.freeze()
     joining = asyncio.ensure_future(node.join(ALICE))
     await clock.advance(TIMING.operation_ns)
@@ -203,9 +177,9 @@ async def test_store_that_never_answers_ends_in_bounded_time(clock: ManualClock,
 
 
 async def test_node_joins_again_although_its_old_lease_still_stands(
-    clock: ManualClock, space: MemorySpace, new_node: NewNode
+    clock: ManualClock, space: MemorySpace, faulty_node: NewNode
 ) -> None:
-    node, store = new_node()
+    node, store = faulty_node()
     membership = await node.join(ALICE)
     store.cut()
     await clock.advance(TTL_NS - MARGIN_NS)
@@ -219,9 +193,9 @@ async def test_node_joins_again_although_its_old_lease_still_stands(
 
 
 async def test_lost_leadership_is_given_up_in_the_store_once_it_can_be_told(
-    clock: ManualClock, space: MemorySpace, new_node: NewNode
+    clock: ManualClock, space: MemorySpace, faulty_node: NewNode
 ) -> None:
-    node, store = new_node()
+    node, store = faulty_node()
     leadership = await node.campaign(ALICE)
     store.cut()
     await clock.advance(TTL_NS - MARGIN_NS)
@@ -233,9 +207,9 @@ async def test_lost_leadership_is_given_up_in_the_store_once_it_can_be_told(
 
 
 async def test_resigning_while_the_store_is_away_stands_down_first_and_then_says_so(
-    clock: ManualClock, new_node: NewNode
+    clock: ManualClock, faulty_node: NewNode
 ) -> None:
-    (one, one_store), (other, _) = new_node(), new_node()
+    (one, one_store), (other, _) = faulty_node(), faulty_node()
     leadership = await one.campaign(ALICE)
     one_store.cut()
     resigning = asyncio.ensure_future(leadership.resign())
@@ -248,9 +222,9 @@ async def test_resigning_while_the_store_is_away_stands_down_first_and_then_says
 
 
 async def test_refused_renewals_are_tried_until_the_lease_is_over(
-    clock: ManualClock, new_node: NewNode, monkeypatch: pytest.MonkeyPatch
+    clock: ManualClock, faulty_node: NewNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node, store = new_node()
+    node, store = faulty_node()
     leadership = await node.campaign(ALICE)
 
     async def refuse(*arguments: Any) -> bool:
@@ -267,9 +241,9 @@ async def test_refused_renewals_are_tried_until_the_lease_is_over(
 
 
 async def test_fault_of_ours_while_renewing_is_reported_to_whoever_waits(
-    clock: ManualClock, new_node: NewNode, monkeypatch: pytest.MonkeyPatch
+    clock: ManualClock, faulty_node: NewNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node, store = new_node()
+    node, store = faulty_node()
     leadership = await node.campaign(ALICE)
 
     async def break_(*arguments: Any) -> bool:
@@ -281,8 +255,8 @@ async def test_fault_of_ours_while_renewing_is_reported_to_whoever_waits(
     assert not leadership.is_held()
 
 
-async def test_nothing_can_be_asked_of_a_closed_coordinator(clock: ManualClock, new_node: NewNode) -> None:
-    (holder, _), (node, _) = new_node(), new_node()
+async def test_nothing_can_be_asked_of_a_closed_coordinator(clock: ManualClock, faulty_node: NewNode) -> None:
+    (holder, _), (node, _) = faulty_node(), faulty_node()
     leadership = await holder.campaign(ALICE)
     campaign = asyncio.ensure_future(node.campaign(BOB))
     await clock.settle()

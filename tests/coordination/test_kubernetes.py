@@ -325,7 +325,9 @@ def test_lease_is_over_once_it_was_seen_unchanged_for_its_duration() -> None:
     seen.begin_anew(119)
     assert not seen.is_over("a", 128)
     assert seen.is_over("a", 129)
-    seen.forget("a")
+    seen.keep_only({"a", "b"})
+    assert seen.ends_at_ns("a") == 129
+    seen.keep_only({"b"})
     seen.see("a", "2", 10, 200)
     assert not seen.is_over("a", 209)
 

@@ -19,7 +19,7 @@ import aiohttp
 
 from symphony.cluster.faults import CoordinatorRefused, StoreUnavailable
 from symphony.coordination.address import EtcdAddress
-from symphony.coordination.json_lines import json_lines, json_object
+from symphony.coordination.bounded_json import bounded_body, json_lines, json_object
 from symphony.errors import ConfigError
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
@@ -186,16 +186,12 @@ class Gateway:
             raise StoreUnavailable(f"{endpoint}: {error}") from None
 
     async def _read(self, response: aiohttp.ClientResponse) -> dict[str, Any]:
-        held = bytearray()
-        async for chunk in response.content.iter_any():
-            held += chunk
-            if len(held) > ANSWER_BYTES_MAX:
-                raise CoordinatorRefused(f"{self.where} sent an answer above the limit of {ANSWER_BYTES_MAX} bytes")
+        held = await bounded_body(response, ANSWER_BYTES_MAX, self.where)
         if response.status == 404 and not held.lstrip().startswith(b"{"):
             raise CoordinatorRefused(f"{self.where} has no path {response.url.path}; etcd 3.4 or newer is needed")
         if response.status >= 500 and not held.lstrip().startswith(b"{"):
             raise StoreUnavailable(f"status {response.status}")
-        return json_object(bytes(held), self.where)
+        return json_object(held, self.where)
 
     def _raise(self, status: int, answer: Mapping[str, Any]) -> None:
         message = str(answer.get("message", answer.get("error", "")))[:300] or f"status {status}"

@@ -17,7 +17,7 @@ from kubernetes_asyncio import client
 from symphony.cluster.faults import CoordinatorRefused, CursorLost, StoreUnavailable
 from symphony.cluster.limits import ENTRY_COUNT_MAX
 from symphony.coordination.answers import Answers, Table
-from symphony.coordination.json_lines import json_lines, json_object
+from symphony.coordination.bounded_json import bounded_body, json_lines, json_object
 
 ANSWER_BYTES_MAX = 32 * 1024 * 1024
 PAGE_COUNT = 32
@@ -182,14 +182,10 @@ class Objects:
         return found
 
     async def _read(self, response: aiohttp.ClientResponse) -> Object:
-        held = bytearray()
-        async for chunk in response.content.iter_any():
-            held += chunk
-            if len(held) > ANSWER_BYTES_MAX:
-                raise CoordinatorRefused(f"{self._where} sent an answer above the limit of {ANSWER_BYTES_MAX} bytes")
+        held = await bounded_body(response, ANSWER_BYTES_MAX, self._where)
         if response.status >= 400 and not held.lstrip().startswith(b"{"):
-            return {"message": bytes(held[:300]).decode(errors="replace")}
-        return json_object(bytes(held), self._where)
+            return {"message": held[:300].decode(errors="replace")}
+        return json_object(held, self._where)
 
     def _raise(self, status: int, answer: Mapping[str, Any]) -> None:
         message = f"{status} {str(answer.get('message', ''))[:300]}".rstrip()

@@ -33,6 +33,11 @@ class Sightings:
         """Hear that the object is gone."""
         self._seen.pop(name, None)
 
+    def keep_only(self, names: set[str]) -> None:
+        """Hear which objects there are: others went unseen."""
+        for name in self._seen.keys() - names:
+            del self._seen[name]
+
     def is_over(self, name: str, now_ns: int) -> bool:
         """Return whether its lease has ended."""
         return now_ns >= self.ends_at_ns(name)

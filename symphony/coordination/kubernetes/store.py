@@ -21,7 +21,7 @@ from kubernetes_asyncio import client
 
 from symphony.cluster.faults import CoordinatorRefused, CursorLost, StoreUnavailable
 from symphony.cluster.limits import ENTRY_COUNT_MAX
-from symphony.cluster.store import ABSENT, Area, Batch, Entry, Listing
+from symphony.cluster.store import ABSENT, LEADER, Area, Batch, Entry, Listing
 from symphony.cluster.timing import Timing
 from symphony.coordination.clock import Clock, SystemClock
 from symphony.coordination.kubernetes.objects import CHANGES, Object, Objects, config_map_calls, lease_calls
@@ -142,6 +142,9 @@ class KubernetesStore:
         if area in self._was_cut:  # nobody could renew what could not be reached
             self._was_cut.discard(area)
             self._sightings.begin_anew(self._clock.now_ns())
+        if area is Area.MEMBERS:
+            leader = self._object_name(Area.ELECTION, LEADER)
+            self._sightings.keep_only({leader, *(one["metadata"]["name"] for one in found)})
         shown = {}
         for one in found:
             entry = _entry(one)

@@ -1,4 +1,4 @@
-"""Read a stream of JSON values, one a line, as etcd's gateway and Kubernetes send what is watched."""
+"""Read JSON from a server that is not trusted to keep it short: a whole body, or a stream of objects, one a line."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ from symphony.cluster.faults import CoordinatorRefused
 
 LINE_BYTES_MAX = 16 * 1024 * 1024
 """One line: a batch of changes, or one object."""
+
+
+async def bounded_body(response: aiohttp.ClientResponse, bytes_max: int, where: str) -> bytes:
+    """Return the body; raise CoordinatorRefused as soon as it is longer than `bytes_max`."""
+    held = bytearray()
+    async for chunk in response.content.iter_any():
+        held += chunk
+        if len(held) > bytes_max:
+            raise CoordinatorRefused(f"{where} sent an answer above the limit of {bytes_max} bytes")
+    return bytes(held)
 
 
 async def json_lines(content: aiohttp.StreamReader, where: str) -> AsyncGenerator[dict[str, Any], None]:
