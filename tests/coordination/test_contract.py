@@ -62,6 +62,7 @@ async def test_member_that_leaves_is_gone_at_once(new_node: NewNode) -> None:
     await membership.leave()  # a second time is nothing
 
 
+@pytest.mark.slow
 async def test_member_stays_while_it_lives_and_goes_with_its_lease_when_it_dies(new_node: NewNode) -> None:
     one, other = new_node(), new_node()
     membership = await one.join(ALICE)
@@ -150,6 +151,7 @@ async def test_leader_is_seen_with_its_term_until_it_resigns(new_node: NewNode) 
     assert again.term > leadership.term
 
 
+@pytest.mark.slow
 async def test_leader_stays_while_it_lives_and_stands_down_before_another_leads(new_node: NewNode) -> None:
     one, other = new_node(), new_node()
     first = await one.campaign(ALICE)
@@ -302,7 +304,8 @@ async def test_what_is_held_and_what_is_written_do_not_meet(new_node: NewNode) -
     await one.join(ALICE)
     await one.campaign(ALICE)
     await one.put("m/1", {})
-    views: list[Any] = [await watch.fresh() for watch in (one.members(), one.leader(), one.models())]
+    watches: list[Any] = [one.members(), one.leader(), one.models()]
+    views = [await wait_for(watch, lambda snapshot: snapshot.items) for watch in watches]
     assert [set(view.items) for view in views] == [{ALICE.id}, {LEADER}, {"m/1"}]
     assert not any(view.faults for view in views)
 
