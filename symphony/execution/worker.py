@@ -40,8 +40,8 @@ FINITE_CHECKS: dict[str, Callable[[Any], Any]] = {
 }
 """For each datatype that has NaN: from a batch's values, whether each is finite. BF16 comes as its bits."""
 GAP_BOUNDS_NS = tuple(us * 1_000 for us in (10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000))
-SUSPECT_FACTOR, SUSPECT_NS = 4, 50_000_000
-"""A batch may hang that has run for so many times its predicted time, and this much longer than that."""
+SUSPECT_FACTOR, SUSPECT_NS = 4, 20_000_000
+"""A batch may hang that has run for so many times its predicted time, and this much longer than predicted."""
 JOIN_S = 0.2
 """How long `abandon` waits for a launcher that is not stuck."""
 

@@ -1,6 +1,6 @@
 """While a batch of a model takes far too long, give that model no further device: it may hang on each in turn.
 
-A batch that takes four times what was predicted, and 50 ms more than that, is either slow or hangs; which of the two
+A batch that takes four times what was predicted, and 20 ms longer than that, is either slow or hangs; which of the two
 only its model's `run_timeout_ms` tells. Until it has ended the scheduler takes the model for resident where such
 batches run, and nowhere else. Its requests wait, and those that can no longer be good are dropped as ever. If the
 batch was only slow, the model has lost other devices for as long as that took; if it hung, the model keeps to one

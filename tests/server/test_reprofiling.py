@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from symphony.errors import Reason, SymphonyError
+from symphony.cli.profile import profile_command
+from symphony.client import AsyncClient
+from symphony.errors import ConfigError, Reason, SymphonyError
 from tests.server.conftest import Running, write_echo
 
 pytestmark = pytest.mark.sockets
@@ -187,3 +190,27 @@ async def test_missing_device_is_said(tmp_path: Path, run_node: Callable[..., An
         with pytest.raises(SymphonyError, match="no usable emulated/emulated holds it now") as raised:
             await node.node.profile("echo")
         assert raised.value.reason is Reason.NO_GPU
+
+
+async def test_command_has_a_running_node_measure_and_shows_the_profile(
+    tmp_path: Path, run_node: Callable[..., Any]
+) -> None:
+    write_echo(tmp_path / "models", slo_ms=200)
+    file = tmp_path / "found.json"
+    async with run_node("2xemulated", profile_budget_s=0.2) as node:
+        arguments = ["echo", "--url", node.url, "--json", str(file)]
+        done = await asyncio.to_thread(CliRunner().invoke, profile_command, arguments)
+        assert done.exception is None, done.output
+        assert "echo version 1, on emulated" in done.output and "median ms" in done.output
+        (profile,) = json.loads(file.read_text())["profiles"]
+        assert profile["model"] == "echo"
+        done = await asyncio.to_thread(CliRunner().invoke, profile_command, ["nothing", "--url", node.url])
+        assert isinstance(done.exception, ConfigError) and '"nothing" is not served here' in str(done.exception)
+        async with AsyncClient(node.url) as client:
+            (again,) = await client.profile("echo")
+            assert again["device"] == "emulated"
+
+
+def test_options_of_measuring_here_do_not_go_with_a_node() -> None:
+    done = CliRunner().invoke(profile_command, ["echo", "--url", "http://127.0.0.1:1", "--device", "cpu"])
+    assert isinstance(done.exception, ConfigError) and "does not go with --url" in str(done.exception)
