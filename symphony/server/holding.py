@@ -52,8 +52,9 @@ class Holds:
                 self._take_from(index, entry, set())
                 del self._held[index]
         for index, gpus in suspects.items():
-            entry = self._catalog.by_index[index]
-            self._take_from(index, entry, {gpu for gpu in self._homes(index) if gpu not in gpus})
+            suspect = self._catalog.by_index.get(index)
+            if suspect is not None:
+                self._take_from(index, suspect, set(self._homes(index)) - gpus)
 
     def hung(self, entry: ModelEntry) -> None:
         """Let the model keep to one device for a while, because a batch of it hung."""
