@@ -40,6 +40,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from symphony.client.calls import Calls
 from symphony.client.http import Address
 from symphony.client.load import ANSWERED, LoadResult, run_load
+from symphony.client.report import LAG_P99_MS_MAX
 from symphony.workload import Arrivals, make_schedule
 
 RESULTS = Path(__file__).parent / "results"
@@ -98,6 +99,7 @@ DRIFT_ALPHA_MS, DRIFT_BETA_MS, DRIFT_BATCH_MAX, DRIFT_SLO_MS = 1.0, 5.0, 64, 100
 DRIFT, JITTER = 0.3, 0.1
 DRIFT_SHARE = 0.8
 DRIFT_BAD_MAX = 0.01
+REPEATS_MAX = 2
 WINDOW_S = 10.0
 
 
@@ -229,14 +231,12 @@ def measure_gap(seed: int, is_smoke: bool) -> dict[str, Any]:
             counts = difference(after, before, "symphony_gpu_gap_seconds")
             batches = after["symphony_batch_size_count"] - before["symphony_batch_size_count"]
             requests = after["symphony_batch_size_sum"] - before["symphony_batch_size_sum"]
-            busy_s = after["symphony_gpu_busy_seconds_total"] - before["symphony_gpu_busy_seconds_total"]
             refused = 1 - (run.result.state == ANSWERED).mean()
             rows.append(
                 {
                     "seed": seed + 1 + number,
                     "batch_count": batches,
                     "batch_size_mean": requests / max(1.0, batches),
-                    "utilisation": busy_s / run.result.duration_s,
                     "not_answered_share": float(refused),
                     "lag_p99_ms": run.lag_p99_ms(),
                     "counts": counts,
@@ -267,11 +267,11 @@ def gap_lines(found: dict[str, Any]) -> list[str]:
         "idle time between two batches.",
         f"Wanted: median at most {GAP_MEDIAN_US_MAX:g} us, p99 at most {GAP_P99_US_MAX:g} us.",
         "",
-        "| seed | batches | mean size | GPU busy | refused | median | p99 | sent late (p99) | load average |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| seed | batches | mean size | refused | median | p99 | sent late (p99) | load average |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {row['seed']} | {row['batch_count']:.0f} | {row['batch_size_mean']:.1f} | {row['utilisation']:.1%} | "
+        f"| {row['seed']} | {row['batch_count']:.0f} | {row['batch_size_mean']:.1f} | "
         f"{row['not_answered_share']:.1%} | <= {row['median_us']:g} us | <= {row['p99_us']:g} us | "
         f"{row['lag_p99_ms']:.1f} ms | {row['load_average']:.1f} |"
         for row in found["rows"]
@@ -443,9 +443,15 @@ def search_goodput(text: str, start: float, seed: int) -> float:
 
 
 def run_drift(text: str, rate: float, seconds: float, window_s: float, seed: int) -> dict[str, Any]:
-    """Return the bad share of a run in all, in its last third, and window by window."""
-    with running_node(text, "1xemulated") as (url, _):
-        run = send(url, rate, seconds, seed, DRIFT_SLO_MS)
+    """Return the bad share of a run in all, in its last third, and window by window.
+
+    A run whose sender was late says little of the node: it is repeated, and the one with the least lag counts.
+    """
+    runs = []
+    while len(runs) < REPEATS_MAX and all(run.lag_p99_ms() > LAG_P99_MS_MAX for run in runs):
+        with running_node(text, "1xemulated") as (url, _):
+            runs.append(send(url, rate, seconds, seed, DRIFT_SLO_MS))
+    run = min(runs, key=Run.lag_p99_ms)
     windows = [at * window_s for at in range(int(seconds / window_s))]
     return {
         "bad_share": run.bad_share(0, seconds),
@@ -491,14 +497,14 @@ def drift_lines(found: dict[str, Any]) -> list[str]:
         f"{DRIFT_SHARE:g} of the goodput before is {DRIFT_SHARE * before / after:.2f} of what the drifted GPU carries, "
         'so both readings of "0.8 of goodput" are measured. Bad requests by the ten seconds in which they were due:',
         "",
-        f"| load | node | {' | '.join(windows)} | all | last 30 s |",
-        "|---|---|" + "---|" * (len(windows) + 2),
+        f"| load | node | {' | '.join(windows)} | all | last 30 s | sent late (p99) |",
+        "|---|---|" + "---|" * (len(windows) + 3),
     ]
     for row in found["rows"]:
         shares = [f"{share:.2%}" for share in row["bad_share_windows"]]
         lines.append(
             f"| {row['rate']:.0f}/s (0.8 of {row['goodput_of']}) | {row['node']} | {' | '.join(shares)} | "
-            f"{row['bad_share']:.2%} | {row['bad_share_last_third']:.2%} |"
+            f"{row['bad_share']:.2%} | {row['bad_share_last_third']:.2%} | {row['lag_p99_ms']:.0f} ms |"
         )
     by = {(row["goodput_of"], row["node"]): row for row in found["rows"]}
     lines.append("")
@@ -518,6 +524,15 @@ PARTS: dict[str, tuple[Callable[[int, bool], dict[str, Any]], Callable[[dict[str
     "cpu": (measure_cpu, cpu_lines),
     "drift": (measure_drift, drift_lines),
 }
+
+
+def write_page(found: dict[str, Any]) -> None:
+    """Write bench/results/execution.md."""
+    text = ["# Execution", "", f"`python bench/execution.py` on {os.cpu_count()} cores, node and load together."]
+    for part, (_, lines) in PARTS.items():
+        if part in found:
+            text += ["", *lines(found[part])]
+    (RESULTS / "execution.md").write_text("\n".join(text) + "\n")
 
 
 def main() -> int:
@@ -542,11 +557,7 @@ def main() -> int:
             file.write_text(json.dumps(found, indent=1) + "\n")
     if options.smoke:
         return 0
-    text = ["# Execution", "", f"`python bench/execution.py` on {os.cpu_count()} cores, node and load together."]
-    for part, (_, lines) in PARTS.items():
-        if part in found:
-            text += ["", *lines(found[part])]
-    (RESULTS / "execution.md").write_text("\n".join(text) + "\n")
+    write_page(found)
     return 0
 
 
