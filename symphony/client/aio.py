@@ -107,6 +107,15 @@ class AsyncClient:
         """Unload the model; return when its requests have ended."""
         await self._other("POST", load_path(model, "unload"), {})
 
+    async def profile(self, model: str) -> list[dict[str, Any]]:
+        """Have the model measured again while it is served; return its new latency profiles, one per kind of device.
+
+        It takes about `profile_budget_s` of the node for each: allow as much with `timeout_s`.
+        """
+        answer = await self._other("POST", load_path(model, "profile"), {})
+        profiles: list[dict[str, Any]] = answer["profiles"]
+        return profiles
+
     async def close(self) -> None:
         """Close the connections; calls in flight fail with TransportError."""
         self._pool.close()

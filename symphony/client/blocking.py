@@ -167,6 +167,11 @@ class Client:
         """Unload the model; return when its requests have ended."""
         self._other("POST", load_path(model, "unload"), {})
 
+    def profile(self, model: str) -> list[dict[str, Any]]:
+        """Have the model measured again while it is served; see `AsyncClient.profile`."""
+        profiles: list[dict[str, Any]] = self._other("POST", load_path(model, "profile"), {})["profiles"]
+        return profiles
+
     def close(self) -> None:
         """Close the idle connections; those in use are closed when their call ends."""
         with self._lock:

@@ -155,7 +155,7 @@ class Calls:
 
 
 def load_path(model: str, verb: str) -> str:
-    """Return the path that loads or unloads a model."""
+    """Return the path that loads, unloads or profiles a model."""
     return f"/v2/repository/models/{quote(model, safe='')}/{verb}"
 
 

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _MODEL_PATH = re.compile(
-    r"/v2/(?:models|repository/models)/(?P<name>.+?)(?:/(?:infer|ready|config|stats|load|unload))?/?$"
+    r"/v2/(?:models|repository/models)/(?P<name>.+?)(?:/(?:infer|ready|config|stats|load|unload|profile))?/?$"
 )
 
 
@@ -65,6 +65,7 @@ def build_app(service: Service, limits: IngressLimits, exchanges: InferExchange 
     post("/v2/repository/index", routes.repository_index)
     post("/v2/repository/models/{model}/load", routes.load)
     post("/v2/repository/models/{model}/unload", routes.unload)
+    post("/v2/repository/models/{model}/profile", routes.profile)
     for path in (
         "/v2/logging",
         "/v2/trace/setting",

@@ -7,7 +7,7 @@ from typing import Any
 from symphony.config import ModelConfig, TensorSpec
 from symphony.ingress.service import ServedModel, Service
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_profiling", "model_repository", "statistics")
 _PLATFORMS = {
     "python": "pytorch_python",
     "torch_export": "pytorch_export",

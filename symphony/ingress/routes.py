@@ -100,6 +100,11 @@ class Routes:
         await self._service.unload(request.match_info["model"])
         return web.json_response({})
 
+    async def profile(self, request: web.Request) -> web.Response:
+        """Answer `POST /v2/repository/models/{m}/profile`: when the model was measured again, with its new profiles."""
+        await self._json(request)
+        return web.json_response({"profiles": await self._service.profile(request.match_info["model"])})
+
     async def metrics(self, request: web.Request) -> web.Response:
         """Answer `GET /metrics`. Rendered in a thread: with many models it takes longer than an SLO."""
         text, content_type = await asyncio.to_thread(self._service.metrics_text, request.headers.get("Accept", ""))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from symphony.config import ModelConfig
 from symphony.driver.requests import PendingRequest
@@ -90,6 +90,13 @@ class Service(Protocol):
 
     async def unload(self, name: str) -> None:
         """Stop serving the model; return when its accepted requests have ended."""
+        ...
+
+    async def profile(self, name: str) -> list[dict[str, Any]]:
+        """Measure every ready version of the model again; return the new profiles as JSON values.
+
+        Raise SymphonyError when it cannot be measured now.
+        """
         ...
 
     def metrics_text(self, accept: str) -> tuple[bytes, str]:

@@ -105,6 +105,7 @@ class Answers:
             batch.finished_ns - batch.started_ns,
             time.time_ns() // 1_000_000,
         )
+        entry.probation_count = max(0, entry.probation_count - 1)
         if batch.bad_rows:
             bad = [requests[row] for row in batch.bad_rows]
             self.fail(entry, bad, "an output holds NaN or infinities, and model.toml allows none (allow_nan)")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from symphony.config import ModelConfig, NodeConfig
 from symphony.config.lengths import LengthError
@@ -27,7 +28,7 @@ from symphony.execution.repository import Repository
 from symphony.execution.staging import Stager, make_ring
 from symphony.execution.worker import Batch, Plan, Worker
 from symphony.ingress.arrival_clock import ArrivalClock
-from symphony.ingress.service import Health
+from symphony.ingress.service import Health, not_ready
 from symphony.loop import SchedulingLoop
 from symphony.metrics import GpuStats, HistogramSnapshot, ModelRow, NodeStats, make_registry, render
 from symphony.server.answers import Answers, forget
@@ -35,11 +36,13 @@ from symphony.server.build import build_info
 from symphony.server.catalog import MODEL_COUNT_MAX, Catalog
 from symphony.server.door import Doors
 from symphony.server.drift import SlowDevices
+from symphony.server.holding import Holds
 from symphony.server.lanes import Lane, Lanes
 from symphony.server.loading import load_model, profile_key
 from symphony.server.processor import Processor
 from symphony.server.recorded import workload_text, write_new
 from symphony.server.recorder import Recorder
+from symphony.server.reprofiling import Reprofiler
 from symphony.server.served import ModelEntry
 from symphony.server.watching import RepositoryWatch
 from symphony.units import BYTES_PER_MB, NS_PER_S, ms_to_ns, us_to_ns
@@ -47,7 +50,9 @@ from symphony.units import BYTES_PER_MB, NS_PER_S, ms_to_ns, us_to_ns
 _log = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 0.05
-"""How often workers and doors are looked after."""
+"""How often doors, processing and slow devices are looked after."""
+HANG_EVERY_S = 0.01
+"""How often batches are looked for that hang: what a hang costs the others beyond its model's limit."""
 MB = 1_000_000
 HANG_COUNT_MAX = 3
 """After so many hung batches a model is taken out of service."""
@@ -111,6 +116,19 @@ class Node:
             self._queue,
             self._lose,
         )
+        self._holds = Holds(self.loop, self._catalog, self._workers)
+        self._reprofiler = Reprofiler(
+            self.loop,
+            self._catalog,
+            self._workers,
+            self.stats.gpus,
+            self._kinds,
+            config.profile_budget_s,
+            self._load_beside,
+            self._restore,
+            self._lose,
+        )
+        self._profiling: asyncio.Task[list[dict[str, Any]]] | None = None
         self._thread = threading.Thread(target=self._run_loop, name="schedule", daemon=True)
         self._watch: asyncio.Task[None] | None = None
         self._polling: asyncio.Task[None] | None = None
@@ -155,7 +173,7 @@ class Node:
     async def stop(self) -> None:
         """End the threads; requests still inside fail, and say that the node stopped."""
         self._is_stopped = self._answers.is_stopped = True
-        for task in (self._watch, self._polling, self._recording):
+        for task in (self._watch, self._polling, self._recording, self._profiling):
             if task is not None:
                 task.cancel()
         self._loader.shutdown(wait=False, cancel_futures=True)
@@ -318,6 +336,27 @@ class Node:
             for entry in entries:
                 await self._retire(entry, "unloaded")
 
+    async def profile(self, name: str) -> list[dict[str, Any]]:
+        """Measure every ready version of `name` again; return the new profiles. One model is measured at a time."""
+        entries = [entry for entry in self._catalog.of_name(name) if entry.state == "READY"]
+        if not entries:
+            raise not_ready(self._catalog.find(name, None))
+        if self._profiling is not None and not self._profiling.done():
+            raise SymphonyError(
+                Reason.QUEUE_FULL,
+                "a model is being measured already; try again when it was",
+                model=name,
+                retry_after_s=1,
+            )
+        self._profiling = asyncio.create_task(self._profile(entries))
+        # A client that goes away must not leave a device half measured.
+        return await asyncio.shield(self._profiling)
+
+    async def _profile(self, entries: list[ModelEntry]) -> list[dict[str, Any]]:
+        async with self._changes:
+            scheduled = [one for entry in entries for one in entry.scheduled]
+            return [profile for one in scheduled for profile in await self._reprofiler.measure(one)]
+
     def metrics_text(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics as Prometheus text. Called from another thread; only reads."""
         return render(self._registry, accept)
@@ -335,6 +374,7 @@ class Node:
         """Return the node's gauges, brought up to date, for the metrics."""
         for gpu, worker in zip(self.stats.gpus, self._workers, strict=False):
             gpu.busy_ns = worker.busy_ns
+            gpu.gaps = worker.gaps.snapshot()
             gpu.is_in_use = worker.in_flight_count > 0
             gpu.model_count = len(worker.models) if worker.swapper is None else len(worker.swapper.resident)
             gpu.load_count = 0 if worker.swapper is None else worker.swapper.load_count
@@ -541,20 +581,26 @@ class Node:
 
     async def _watch_workers(self) -> None:
         """Replace workers whose batch runs past its model's limit; look after the doors."""
+        watch_at_ns = 0
         try:
             while True:
-                await asyncio.sleep(WATCH_EVERY_S)
+                await asyncio.sleep(HANG_EVERY_S)
+                now_ns = time.monotonic_ns()
+                for worker in list(self._workers):
+                    if worker.overdue(now_ns):
+                        await self._replace(worker, now_ns)
+                now_ns = time.monotonic_ns()
+                self._holds.look(now_ns)
+                if now_ns < watch_at_ns:
+                    continue
+                watch_at_ns = now_ns + round(WATCH_EVERY_S * NS_PER_S)
                 for gpu in self._slow_devices.look():
                     self.loop.gpu_drained(gpu)
                 doors = list({entry.door for entry in self._catalog.by_index.values()})
                 self._doors.look(doors, self.loop.gpus_asked, sum(not gpu.is_quarantined for gpu in self.stats.gpus))
-                now_ns = time.monotonic_ns()
                 for entry in list(self._catalog.by_index.values()):
                     if entry.processor is not None:
                         entry.processor.look(now_ns)
-                for worker in list(self._workers):
-                    if worker.overdue(now_ns):
-                        await self._replace(worker, now_ns)
         except Exception as error:
             # Without the watch a hanging batch would hold its device for ever.
             self._on_fatal(error)
@@ -571,6 +617,11 @@ class Node:
             await self._succeed(worker, unfinished)
         if not was_quarantined:
             self.stats.gpus[gpu].is_quarantined = False
+            self._restore(gpu)
+
+    def _restore(self, gpu: int) -> None:
+        """Let a device have batches again, unless another reason forbids it."""
+        if not self.stats.gpus[gpu].is_quarantined and gpu not in self._reprofiler.held:
             self.loop.gpu_restored(gpu)
 
     async def _succeed(self, worker: Worker, unfinished: list[tuple[Plan, list[PendingRequest]]]) -> None:
@@ -579,7 +630,7 @@ class Node:
         device = worker.device.renew()
         self._devices[gpu] = device
         successor = self._make_worker(gpu, device)
-        successor.busy_ns = worker.busy_ns
+        successor.busy_ns, successor.gaps = worker.busy_ns, worker.gaps
         self._workers[gpu] = successor
         now_ns = time.monotonic_ns()
         for position, (plan, requests) in enumerate(unfinished):
@@ -592,6 +643,7 @@ class Node:
             limit_ms = entry.config.run_timeout_ms
             self._answers.fail(entry, requests, f"it ran longer than run_timeout_ms = {limit_ms:g} ms on {device.name}")
             _log.error('model "%s" hung on %s; the device has a new worker', entry.config.name, device.name)
+            self._holds.hung(entry)
             self._note_hang(entry.served)
         fresh: dict[ModelEntry, LoadedModel] = {}
         for index in worker.models:
@@ -607,6 +659,7 @@ class Node:
         _log.critical("%s", why)
         self.stats.gpus[gpu].is_quarantined = True
         self.loop.gpu_drained(gpu)
+        self._holds.lose(gpu)
         for index in self._workers[gpu].models:
             self.loop.model_evicted(index, gpu)
         self._on_fatal(DeviceLostError(why))
@@ -639,6 +692,12 @@ class Node:
         fresh.prepare(entry.profiles[profile_key(device)].buckets)
         if self._is_swapping(device) and entry.served is entry:
             fresh.evict()
+        return fresh
+
+    def _load_beside(self, entry: ModelEntry, device: Device) -> LoadedModel:
+        """Load a model into the memory of a device where it comes and goes. Blocks."""
+        fresh = self._load_again(entry, device, None)
+        fresh.restore()
         return fresh
 
     def _note_hang(self, entry: ModelEntry) -> None:

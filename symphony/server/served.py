@@ -67,6 +67,10 @@ class ModelEntry:
         self.held_count = 0
         """Slots its requests hold: those in flight, and cancelled ones whose batch has not ended."""
         self.hang_count = 0
+        self.probation_count = 0
+        """So many batches must still end well before it gets more than one device again, after a hang."""
+        self.pause = ""
+        """Why it takes no requests for a while though it is READY, "" when it does."""
         self.recorder: Recorder | None = None
         """Hears of what is refused unread, if arrivals are recorded."""
 
@@ -85,6 +89,13 @@ class ModelEntry:
         if key not in self._tables:
             self._tables[key] = self.profiles[key].table_ns(self.config.batch_size_max)
         return self._tables[key][size - 1]
+
+    def replace_profile(self, key: str, profile: LatencyProfile) -> None:
+        """Take a profile measured anew; drift against the old one is forgotten."""
+        self.profiles[key] = profile
+        self._tables.pop(key, None)
+        self.drifts.pop(key, None)
+        self.alone_ns = min(self.table_ns(known)[0] for known in self.profiles)
 
     def table_ns(self, key: str) -> tuple[int, ...]:
         """Return l(1..batch_size_max) on devices of this profile key; a batch that does not fit takes for ever."""
@@ -107,6 +118,13 @@ class ModelEntry:
         config = self.config
         if self.state != "READY":
             raise not_ready(self)
+        if self.pause:
+            raise SymphonyError(
+                Reason.NOT_READY,
+                f'model "{config.name}" takes no requests now: {self.pause}; try again then',
+                model=config.name,
+                retry_after_s=1,
+            )
         if self.stats.in_flight >= config.queue_count_max:
             raise SymphonyError(
                 Reason.QUEUE_FULL,

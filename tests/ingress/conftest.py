@@ -138,6 +138,10 @@ class FakeService:
         self.calls.append(("unload", name))
         self.find(name, None)
 
+    async def profile(self, name: str) -> list[dict[str, Any]]:
+        self.calls.append(("profile", name))
+        return [{"model": self.find(name, None).config.name}]
+
     def metrics_text(self, accept: str) -> tuple[bytes, str]:
         rows = [ModelRow(model.config.name, model.config.version, model.stats) for model in self.served.values()]
         source = SimpleNamespace(model_rows=lambda: rows, node_stats=lambda: self.stats)

@@ -5,7 +5,13 @@ def test_server_metadata_names_the_extensions(service):
     assert server_metadata(service) == {
         "name": "symphony",
         "version": "0.1.0",
-        "extensions": ["binary_tensor_data", "model_configuration", "model_repository", "statistics"],
+        "extensions": [
+            "binary_tensor_data",
+            "model_configuration",
+            "model_profiling",
+            "model_repository",
+            "statistics",
+        ],
     }
 
 

@@ -30,7 +30,12 @@ class Source:
         self.node = NodeStats(
             BuildInfo("0.1.0", policy="deferred", python="3.11", torch="2.13"),
             gpus=[
-                GpuStats("emulated:0", 1_500 * MS, is_in_use=True),
+                GpuStats(
+                    "emulated:0",
+                    1_500 * MS,
+                    is_in_use=True,
+                    gaps=HistogramSnapshot((0.0001, 0.001), (9, 3, 1), 0.004),
+                ),
                 GpuStats("cpu:0"),
                 GpuStats("cpu:1", 0, False, True),
             ],
