@@ -9,6 +9,8 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from itertools import count
 from struct import Struct
 from typing import Any, Final, NamedTuple, Protocol
@@ -302,35 +304,43 @@ class Link:
                 f"call {message.call} while {len(self._answering)} are being answered, allowed are "
                 f"{self._settings.limits.call_count_max} (call_count_max), each with a number of its own"
             )
-        task = self._loop.create_task(self._answer(message))
+        size = sum(map(len, message.segments))
+        refusal = None
+        if self._answering_bytes + size > self._settings.answering_bytes_max:
+            refusal = SymphonyError(
+                Reason.QUEUE_FULL,
+                f"calls with {self._answering_bytes} bytes are being answered, with {size} more there were more than "
+                f"{self._settings.answering_bytes_max} (answering_bytes_max); try again",
+            )
+            size, message = 0, replace(message, segments=())
+        self._answering_bytes += size
+        task = self._loop.create_task(self._answer(message, refusal))
         self._answering[message.call] = task
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        # Not in the task itself: one that is cancelled before its first step never runs.
+        task.add_done_callback(partial(self._answer_ended, message.call, size))
 
-    async def _answer(self, message: Message) -> None:
-        number = message.call
-        size = sum(map(len, message.segments))
-        self._answering_bytes += size
+    def _answer_ended(self, number: int, size: int, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._answering_bytes -= size
+        if self._answering.get(number) is task:
+            del self._answering[number]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a call of %r was not answered", self.peer, exc_info=error)
+
+    async def _answer(self, message: Message, refusal: SymphonyError | None) -> None:
         try:
-            answer = await self._ask_receiver(message)
+            answer = await self._ask_receiver(message, refusal)
             del message  # a call's tensors are not kept while its answer waits to leave
             # Past the limit of waiting messages: there are no more answers than calls.
             await self._connection.send(answer, next(self._numbers), is_reserved=True)
         except LinkDown:
             pass  # nobody is left to be told
-        finally:
-            self._answering_bytes -= size
-            if self._answering.get(number) is asyncio.current_task():
-                del self._answering[number]
 
-    async def _ask_receiver(self, message: Message) -> OutgoingMessage:
+    async def _ask_receiver(self, message: Message, refusal: SymphonyError | None) -> OutgoingMessage:
         try:
-            if self._answering_bytes > self._settings.answering_bytes_max:
-                raise SymphonyError(
-                    Reason.QUEUE_FULL,
-                    f"calls with {self._answering_bytes} bytes are being answered, allowed are "
-                    f"{self._settings.answering_bytes_max} (answering_bytes_max); try again",
-                )
+            if refusal is not None:
+                raise refusal
             metadata, segments = await self._receiver.call_received(self, message)
             return self._outgoing(Role.REPLY, metadata, segments, call=message.call)
         except SymphonyError as error:

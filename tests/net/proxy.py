@@ -78,8 +78,8 @@ class Proxy:
                 self._pass(reader, other_writer, lambda: self.to_target),
                 self._pass(other_reader, writer, lambda: self.to_source),
             )
-        except (OSError, asyncio.CancelledError):
-            pass
+        except (OSError, RuntimeError, asyncio.CancelledError):
+            pass  # RuntimeError: uvloop's word for a transport that is closed already
         finally:
             for each in (writer, other_writer):
                 if each is not None:
@@ -125,7 +125,7 @@ class Proxy:
                 await asyncio.sleep(self.delay_s)
         finally:
             writing.cancel()
-            with contextlib.suppress(asyncio.CancelledError, OSError):
+            with contextlib.suppress(asyncio.CancelledError, OSError, RuntimeError):
                 await writing
             writer.transport.abort()
 
@@ -146,10 +146,16 @@ def flip(at: int) -> Alter:
 
 
 def leave_out(at: int, count: int) -> Alter:
-    """Lose `count` bytes from offset `at` on, once."""
-    return lambda offset, data: b"".join(
-        data[index : index + 1] for index in range(len(data)) if not at <= offset + index < at + count
-    )
+    """Lose up to `count` bytes from offset `at` on, once."""
+    done: list[bool] = []
+
+    def alter(offset: int, data: bytes) -> bytes:
+        if done or not offset <= at < offset + len(data):
+            return data
+        done.append(True)
+        return data[: at - offset] + data[at - offset + count :]
+
+    return alter
 
 
 def repeat(at: int) -> Alter:
