@@ -44,6 +44,7 @@ class _Greeting:
         self._connection = connection
         self._clock_ns = clock_ns
         self._on_done = on_done
+        self.is_handed_on = False
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the connection was handed on; LinkDown if it ended before."""
         connection.hand_to(self)
@@ -63,6 +64,7 @@ class _Greeting:
     def _finish(self, peer: Greeting | None, trip: RoundTrip | None) -> None:
         assert peer is not None
         assert trip is not None
+        self.is_handed_on = True
         self._connection.open_up(peer.limits)
         self._on_done(peer, trip)
         if not self.done.done():

@@ -260,9 +260,10 @@ class Links:
             async with asyncio.timeout(settings.handshake_timeout_s):
                 dialing.begin()
                 await dialing.done
-        except BaseException:
+        except BaseException as error:
             self._drop(connection, dialing, "the attempt to connect was given up")
-            raise
+            if not (made and isinstance(error, TimeoutError)):
+                raise
         return made[0]
 
     # Accepting
@@ -346,6 +347,9 @@ class Links:
             del self._links[link.peer]
 
     def _drop(self, connection: Connection, greeting: Dialing | Accepting, reason: str) -> None:
+        """Close a connection whose attempt has ended, unless it became a link before the attempt's task could tell."""
+        if greeting.is_handed_on:
+            return
         connection.abort(reason)
         with contextlib.suppress(LinkDown, asyncio.CancelledError, asyncio.InvalidStateError):
             greeting.done.result()  # seen

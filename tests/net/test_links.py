@@ -126,6 +126,14 @@ async def test_closing_tells_the_peer_why_after_what_was_queued(cluster: Cluster
         await a.links.call("b", {})
 
 
+async def test_closing_the_moment_a_link_is_up_still_tells_the_peer_why(cluster: Cluster) -> None:
+    """The task that dialled has not run since, and must not take the link down with it when it is cancelled."""
+    a, b = await cluster.link("a", "b")
+    await a.links.close("going home")
+    await eventually(lambda: b.downs == 1)
+    assert (a.reasons, b.reasons) == (["going home"], ["'a' closed the link: going home"])
+
+
 async def test_closing_does_not_wait_for_a_peer_that_does_not_read(cluster: Cluster) -> None:
     a, b = await cluster.link("a", "b")
     b.links.link("a").connection._transport.pause_reading()
