@@ -42,6 +42,7 @@ class Kind(IntEnum):
     CLOSE = 0x05
     PING = 0x10
     PONG = 0x11
+    TAKEN = 0x12
     SUBMIT = 0x20
     CANCEL = 0x21
     OUTCOME = 0x22
@@ -61,7 +62,8 @@ class Flag(IntFlag):
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}
-_FLAGS: Final = int(Flag.CHECKED)
+_CHECKED: Final = int(Flag.CHECKED)
+_FLAGS: Final = _CHECKED
 
 
 class Frame(NamedTuple):
@@ -91,7 +93,7 @@ class FrameEncoder:
         for part in parts:
             length += len(part)
         if self._is_checked:
-            flags = Flag.CHECKED
+            flags = _CHECKED
             for part in parts:
                 check = crc32(part, check)
         header = HEADER.pack(MAGIC, VERSION, kind, flags, 0, self._sequence, length, stream, check)
@@ -200,7 +202,7 @@ class FrameDecoder:
             rest = rest[count:]
 
     def _finish(self, kind: Kind, flags: int, stream: int, payload: memoryview, check: int) -> Frame:
-        if flags & Flag.CHECKED and crc32(payload) != check:
+        if flags & _CHECKED and crc32(payload) != check:
             raise FrameError(
                 f"{self._name(kind, stream)}: its {len(payload)} bytes were altered on the way (CRC-32 differs)"
             )
@@ -226,15 +228,17 @@ class FrameDecoder:
             raise FrameError(
                 f"a frame of kind {code:#04x} with flags {flags:#x}, which version {VERSION} does not have"
             )
-        name = self._name(kind, stream)
         if sequence != self._sequence:
-            raise FrameError(f"{name} came as number {sequence}: frames were lost, repeated or moved on the way")
+            raise FrameError(
+                f"{self._name(kind, stream)} came as number {sequence}: frames were lost, repeated or moved on the way"
+            )
         if length > self.payload_bytes_max:
             raise FrameError(
-                f"{name} declares {length} bytes, allowed are {self.payload_bytes_max} here and now (frame_bytes_max)"
+                f"{self._name(kind, stream)} declares {length} bytes, allowed are {self.payload_bytes_max} "
+                f"here and now (frame_bytes_max)"
             )
-        if self._is_checked and not flags & Flag.CHECKED:
-            raise FrameError(f"{name} brings no CRC-32, which a connection without TLS needs")
+        if self._is_checked and not flags & _CHECKED:
+            raise FrameError(f"{self._name(kind, stream)} brings no CRC-32, which a connection without TLS needs")
         return kind, flags, stream, length, check
 
     def _name(self, kind: Kind, stream: int) -> str:

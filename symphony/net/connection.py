@@ -1,7 +1,8 @@
 """Carry frames over one TCP or TLS connection: control before bulk, bulk in turns, nothing kept that is not bounded.
 
-At most one chunk of bulk waits in user space and about as much, unsent, in the kernel (TCP_NOTSENT_LOWAT), so a control
-frame overtakes all of a large tensor but that. What is received goes where the decoder says, large payloads in place.
+At most one chunk of bulk waits in user space, and at most `window_bytes` of it are under way that the peer has not
+read, wherever they are held: in either kernel, or in what lies between. So a control frame overtakes all of a large
+tensor but that. What is received goes where the decoder says, large payloads in place.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from struct import Struct
 from typing import Final, Protocol, cast
 
 from symphony.cluster.faults import FrameError, HandshakeError
@@ -18,7 +20,7 @@ from symphony.cluster.frames import Buffer, Frame, FrameDecoder, FrameEncoder, K
 from symphony.cluster.limits import HANDSHAKE_BYTES_MAX, KIB, MIB, LinkLimits
 from symphony.cluster.messages import OutgoingMessage
 from symphony.net.faults import LinkDown, LinkFull
-from symphony.net.settings import LinkSettings
+from symphony.net.settings import TAKEN_BYTES, LinkSettings
 
 BURST_BYTES_MAX: Final = 1 * MIB
 """Bulk handed over before other events get their turn, should the kernel take it all."""
@@ -26,6 +28,9 @@ CONTROL_BATCH_BYTES: Final = 64 * KIB
 NOTSENT_BYTES: Final = 128 * KIB
 PONG_COUNT_MAX: Final = 8
 """Pongs that may wait; whoever pings faster than they leave gets the later ones only once."""
+TAKEN: Final = Struct("<Q")
+"""Payload of OPENs and CHUNKs read so far, in all."""
+_BULK: Final = frozenset({Kind.OPEN, Kind.CHUNK})
 PAYLOAD_OVERHEAD_BYTES: Final = 128
 """What a queued frame takes beside its payload, so that empty frames are bounded, too."""
 
@@ -74,6 +79,11 @@ class Connection(asyncio.BufferedProtocol):
         self._active: deque[_Sending] = deque()
         self._active_bytes = 0
         self._waiting: deque[_Sending] = deque()
+        # Payload of OPENs and CHUNKs in all: sent, read by the peer as it says; read here, and as the peer was told.
+        self._bulk_sent_bytes = self._bulk_taken_bytes = 0
+        self._bulk_read_bytes = self._bulk_told_bytes = 0
+        self._is_telling = False
+        self._is_opened_up = False
         self._is_paused = False
         self._is_flush_due = False
         self._is_ended = False
@@ -114,7 +124,12 @@ class Connection(asyncio.BufferedProtocol):
                 self.received_frames += 1
                 if self._receiver is None:
                     raise HandshakeError(f"a {frame.kind.name} frame that nobody awaits")
+                if frame.kind is Kind.TAKEN and self._is_opened_up:
+                    self._peer_took(frame.payload)
+                    continue
                 self._receiver.frame_received(frame, at_ns)
+                if frame.kind in _BULK:
+                    self._take(len(frame.payload))
         except (FrameError, HandshakeError) as error:
             self.abort(str(error))
 
@@ -148,6 +163,7 @@ class Connection(asyncio.BufferedProtocol):
     def open_up(self, peer_limits: LinkLimits) -> None:
         """Take frames of full size from now on: the peer has shown who it is, and said what it takes."""
         self.peer_limits = peer_limits
+        self._is_opened_up = True
         self._decoder.payload_bytes_max = self._settings.limits.frame_bytes_max
 
     @property
@@ -159,6 +175,11 @@ class Connection(asyncio.BufferedProtocol):
     def control_bytes(self) -> int:
         """Return how much of the quota for control frames is taken."""
         return self._control_bytes
+
+    @property
+    def under_way_bytes(self) -> int:
+        """Return how much of messages has left that the peer has not said to have read."""
+        return self._bulk_sent_bytes - self._bulk_taken_bytes
 
     @property
     def send_count(self) -> int:
@@ -254,7 +275,7 @@ class Connection(asyncio.BufferedProtocol):
         while self._can_write():
             if self._control:
                 self._flush_control()
-            elif not self._activate():
+            elif not self._activate() or self.under_way_bytes >= self._settings.window_bytes:
                 return
             elif left <= 0:
                 self._flush_soon()
@@ -273,6 +294,8 @@ class Connection(asyncio.BufferedProtocol):
             size = 0
             while self._control and size < CONTROL_BATCH_BYTES:
                 kind, stream, payload = self._control.popleft()
+                if kind is Kind.OPEN:
+                    self._bulk_sent_bytes += len(payload) if isinstance(payload, bytes) else 0
                 self._control_bytes -= PAYLOAD_OVERHEAD_BYTES
                 if callable(payload):
                     payload = payload()
@@ -302,6 +325,7 @@ class Connection(asyncio.BufferedProtocol):
         message = sending.message
         chunk_bytes = min(self._settings.chunk_bytes, self.peer_limits.frame_bytes_max)
         kind, parts = message.next_frame(chunk_bytes)
+        self._bulk_sent_bytes += sum(map(len, parts))
         if message.is_finished:
             self._active_bytes -= message.body_bytes
         else:
@@ -335,6 +359,29 @@ class Connection(asyncio.BufferedProtocol):
             if sending.message.is_opened and not self._is_closing:
                 # At most as many as streams are open at a time: the next opens only once this one was written.
                 self.send_control(Kind.ABORT, stream=sending.stream, is_reserved=True)
+        self._flush_soon()
+
+    # The window
+
+    def _take(self, count: int) -> None:
+        """Note that so much of messages was read, and tell the peer now and then."""
+        self._bulk_read_bytes += count
+        if self._bulk_read_bytes - self._bulk_told_bytes >= TAKEN_BYTES and not self._is_telling and self.is_open:
+            self._is_telling = True  # one at a time: it says how much when it is written
+            self.send_control(Kind.TAKEN, self._write_taken, is_reserved=True)
+
+    def _write_taken(self) -> bytes:
+        self._is_telling = False
+        self._bulk_told_bytes = self._bulk_read_bytes
+        return TAKEN.pack(self._bulk_told_bytes)
+
+    def _peer_took(self, payload: memoryview) -> None:
+        if len(payload) != TAKEN.size:
+            raise FrameError(f"a TAKEN of {len(payload)} bytes, expected {TAKEN.size}")
+        (taken_bytes,) = TAKEN.unpack(payload)
+        if not self._bulk_taken_bytes <= taken_bytes <= self._bulk_sent_bytes:
+            raise FrameError(f"the peer has read {taken_bytes} bytes of {self._bulk_sent_bytes}, it says")
+        self._bulk_taken_bytes = taken_bytes
         self._flush_soon()
 
     # Ending

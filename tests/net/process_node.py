@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
 
 from symphony.net import read_key
-from tests.net.nodes import Node
+from tests.net.nodes import QUICK, Node
 
 
 async def main(name: str, port: str, key_file: str, members: str) -> None:
     """Serve until stdin ends."""
-    node = Node(name, key=read_key(Path(key_file)))
+    # More patient than the test's own node, whose process has pytest's work to do as well.
+    node = Node(name, key=read_key(Path(key_file)), settings=replace(QUICK, peer_timeout_s=5.0))
     address = await node.links.start(port=int(port))
     node.links.set_members({peer: tuple(at) for peer, at in json.loads(members).items()})
     print(json.dumps(address), flush=True)

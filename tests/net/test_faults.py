@@ -7,12 +7,15 @@ import random
 import time
 from zlib import crc32
 
+import numpy as np
 import pytest
 
+from symphony.cluster.frames import Kind
 from symphony.cluster.limits import MIB
+from symphony.cluster.records import SUBMIT
 from symphony.net import CallTimeout, LinkDown, LinkFull
 from symphony.units import NS_PER_MS, NS_PER_S
-from tests.net.nodes import Cluster, Node, eventually
+from tests.net.nodes import QUICK, Cluster, Node, eventually
 from tests.net.proxy import Alter, Proxy, cut_at, flip, leave_out, repeat, swap
 
 pytestmark = pytest.mark.sockets
@@ -106,7 +109,7 @@ async def test_altered_bytes_are_noticed_and_never_delivered(cluster: Cluster, f
     talk.check()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_connection_cut_anywhere_ends_calls_and_is_made_again(cluster: Cluster, seed: int) -> None:
     a, b, proxy = await link_through_proxy(cluster)
     rng = random.Random(seed)
@@ -158,11 +161,22 @@ async def test_delayed_link_works_and_its_clock_bound_says_so(cluster: Cluster) 
 async def test_throttled_link_stays_up_and_records_pass_what_waits(cluster: Cluster) -> None:
     a, b, proxy = await link_through_proxy(cluster)
     proxy.rate_bytes_s = 4 * MIB
-    post = asyncio.create_task(a.links.post("b", {}, [bytes(12 * MIB)]))
+    post = asyncio.create_task(a.links.post("b", {}, [bytes(24 * MIB)]))
     await asyncio.sleep(1.5)
     assert not post.done()
     assert a.downs == b.downs == 0
-    assert a.links.link("b").connection.sent_bytes < 12 * MIB
+    connection = a.links.link("b").connection
+    assert connection.sent_bytes < 12 * MIB
+    # The proxy and four kernel buffers could hold several MiB; the window lets 1 MiB into them, 250 ms at 4 MiB/s.
+    took_ns = []
+    for count in range(1, 5):
+        assert connection.under_way_bytes <= QUICK.window_bytes + QUICK.chunk_bytes
+        sent_ns = time.monotonic_ns()
+        a.links.post_records("b", Kind.SUBMIT, np.zeros(1, SUBMIT))
+        await eventually(lambda count=count: len(b.records) == count)
+        took_ns.append(b.records[-1][2] - sent_ns)
+    assert not post.done()
+    assert min(took_ns) < 450 * NS_PER_MS
     proxy.rate_bytes_s = 0
     await post
     await eventually(lambda: len(b.messages) == 1)

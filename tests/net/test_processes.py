@@ -123,8 +123,8 @@ async def test_killed_node_fails_calls_at_once_and_is_found_when_it_is_back(star
 
 
 async def test_stopped_process_is_given_up_while_memory_stays_bounded(start: Start) -> None:
-    a, processes = await start("a", "b")
     tensor = np.ones(128 * MIB, np.uint8)
+    a, processes = await start("a", "b")
     await a.links.call("b", {}, [bytes(MIB)])
     before_bytes = rss_bytes()
     processes["b"].process.send_signal(signal.SIGSTOP)

@@ -101,7 +101,12 @@ async def test_what_is_no_greeting_is_closed_without_an_answer(cluster: Cluster,
 async def test_nothing_but_a_proof_is_taken_after_the_greeting(cluster: Cluster) -> None:
     (b,) = await cluster.add("b")
     b.links.set_members({"a": ("127.0.0.1", 1)})
-    for kind, payload in ((Kind.PROOF, bytes(48)), (Kind.SUBMIT, bytes(24)), (Kind.PING, bytes(8))):
+    for kind, payload in (
+        (Kind.PROOF, bytes(48)),
+        (Kind.SUBMIT, bytes(24)),
+        (Kind.PING, bytes(8)),
+        (Kind.TAKEN, bytes(8)),
+    ):
         encoder = FrameEncoder()
         text = b"".join(encoder.encode(Kind.HELLO, 0, [hello()]) + encoder.encode(kind, 0, [payload]))
         answer = await answer_to(b, text)
@@ -148,6 +153,8 @@ async def test_member_that_breaks_the_protocol_is_cut_off(cluster: Cluster) -> N
             (Kind.PONG, bytes(23), 0),
             (Kind.PING, bytes(7), 0),
             (Kind.ABORT, b"", 9),
+            (Kind.TAKEN, struct.pack("<Q", 1), 0),
+            (Kind.TAKEN, bytes(7), 0),
             (Kind.SUBMIT, bytes(25), 0),
             (Kind.OPEN, bytes(10), 9),
         ],
