@@ -79,6 +79,7 @@ class Connection(asyncio.BufferedProtocol):
         self._active: deque[_Sending] = deque()
         self._active_bytes = 0
         self._waiting: deque[_Sending] = deque()
+        self._unwritten: list[asyncio.Future[None]] = []
         # Payload of OPENs and CHUNKs in all: sent, read by the peer as it says; read here, and as the peer was told.
         self._bulk_sent_bytes = self._bulk_taken_bytes = 0
         self._bulk_read_bytes = self._bulk_told_bytes = 0
@@ -144,6 +145,7 @@ class Connection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Go on writing."""
         self._is_paused = False
+        self._tell_written()
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -214,10 +216,11 @@ class Connection(asyncio.BufferedProtocol):
             self.send_control(Kind.PONG, payload, is_reserved=True)
 
     async def send(self, message: OutgoingMessage, stream: int, *, is_reserved: bool = False) -> None:
-        """Send a message in turns with others; return when the last of it was written, which is the back-pressure.
+        """Send a message in turns with others; return when the kernel has the last of it, which is the back-pressure.
 
         Raise LinkFull if too many wait already (unless `is_reserved`: bounded otherwise), LinkDown if the connection
-        ends before. Cancelled, the rest of the message is not sent, and the peer forgets what it has of it.
+        ends before. Cancelled, the rest of the message is not sent, and the peer forgets what it has of it; a chunk
+        that is being written may still be read from the caller's memory.
         """
         if not self.is_open:
             raise LinkDown(self._reason or "the connection was closed")
@@ -333,9 +336,18 @@ class Connection(asyncio.BufferedProtocol):
         frame = self._encoder.encode(kind, sending.stream, parts)
         self.sent_frames += 1
         size = self._write(frame)
-        if message.is_finished and not sending.done.done():
-            sending.done.set_result(None)
+        if message.is_finished:
+            self._unwritten.append(sending.done)
+            if not self._is_paused:
+                self._tell_written()
         return size
+
+    def _tell_written(self) -> None:
+        """Tell senders that the kernel has all of their messages: the memory that these were in is theirs again."""
+        for done in self._unwritten:
+            if not done.done():
+                done.set_result(None)
+        self._unwritten.clear()
 
     def _write(self, parts: list[Buffer]) -> int:
         assert self._transport is not None
@@ -392,9 +404,10 @@ class Connection(asyncio.BufferedProtocol):
         return self._receiver.place(stream, count)
 
     def _fail_sendings(self) -> None:
-        for sending in (*self._active, *self._waiting):
-            if not sending.done.done():
-                sending.done.set_exception(LinkDown(self._reason))
+        for done in (*(sending.done for sending in (*self._active, *self._waiting)), *self._unwritten):
+            if not done.done():
+                done.set_exception(LinkDown(self._reason))
+        self._unwritten.clear()
         self._active.clear()
         self._waiting.clear()
         self._active_bytes = 0

@@ -64,9 +64,9 @@ class _Greeting:
     def _finish(self, peer: Greeting | None, trip: RoundTrip | None) -> None:
         assert peer is not None
         assert trip is not None
-        self.is_handed_on = True
         self._connection.open_up(peer.limits)
         self._on_done(peer, trip)
+        self.is_handed_on = True
         if not self.done.done():
             self.done.set_result(None)
 

@@ -15,8 +15,8 @@ from itertools import count
 from struct import Struct
 from typing import Any, Final, NamedTuple, Protocol
 
-from symphony.cluster.clocks import ClockJumped, LinkClock, RoundTrip
-from symphony.cluster.faults import FrameError
+from symphony.cluster.clocks import INSTANT_NS_MAX, ClockJumped, LinkClock, RoundTrip
+from symphony.cluster.faults import FrameError, HandshakeError
 from symphony.cluster.frames import SMALL_BYTES_MAX, Frame, Kind
 from symphony.cluster.handshake import Greeting
 from symphony.cluster.messages import Assembler, Message, OutgoingMessage, Role
@@ -83,7 +83,10 @@ class Link:
         clock_ns: Callable[[], int],
         on_down: Callable[[Link], None],
     ) -> None:
-        """Take over a connection that has been greeted; `on_down` is called once, before the receiver hears of it."""
+        """Take over a connection that has been greeted; `on_down` is called once, before the receiver hears of it.
+
+        Raise HandshakeError if a clock jumped during the handshake.
+        """
         self._connection = connection
         self._receiver = receiver
         self._on_down = on_down
@@ -105,7 +108,10 @@ class Link:
         self.peer = peer.identity.node
         self.peer_greeting = peer
         self.clock = LinkClock(settings.drift_ppm)
-        self.clock.update(trip)
+        try:
+            self.clock.update(trip)
+        except ValueError as error:
+            raise HandshakeError(f"the clock of {self.peer!r} cannot be compared: {error}") from None
         self.odd_trip_count = 0
         """Round trips that no clocks can show: one of them jumped meanwhile."""
         self.late_answer_count = 0
@@ -168,9 +174,11 @@ class Link:
         self._send_urgent(next(self._numbers), self._outgoing(Role.POST, metadata, segments))
 
     async def post(self, metadata: Mapping[str, Any], segments: Iterable[Any] = ()) -> None:
-        """Send a message that wants no answer; return when it was written (not: received).
+        """Send a message that wants no answer; return when the kernel has it (not: the peer).
 
         The segments must not change before. Raise LinkFull or LinkDown; ValueError if it is too large for the peer.
+        Cancelled, a chunk of them may still be on its way into the kernel: memory that is used again at once would
+        break that chunk's checksum, and so the link.
         """
         self._check_up()
         with self._down_named():
@@ -194,6 +202,8 @@ class Link:
         limit = self._connection.peer_limits.call_count_max
         if len(self._calls) + len(self._abandoned) >= limit:
             raise LinkFull(f"{limit} calls wait for answers of {self.peer!r}, which takes no more (call_count_max)")
+        if not -INSTANT_NS_MAX <= deadline_ns <= INSTANT_NS_MAX and deadline_ns != NEVER_NS:
+            raise ValueError(f"deadline_ns is {deadline_ns}, which no clock will show; leave it out for none")
         left_ns = deadline_ns - self._clock_ns()
         outgoing = self._outgoing(Role.CALL, metadata, segments, deadline_ns=deadline_ns)
         number = next(self._numbers)

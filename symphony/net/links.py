@@ -257,13 +257,14 @@ class Links:
                     ssl=tls.client if tls else None,
                     server_hostname=(tls.name or host) if tls else None,
                 )
-            async with asyncio.timeout(settings.handshake_timeout_s):
-                dialing.begin()
-                await dialing.done
-        except BaseException as error:
+            dialing.begin()
+            await asyncio.wait([dialing.done], timeout=settings.handshake_timeout_s)
+            if not dialing.done.done():
+                raise LinkDown(f"no handshake within {settings.handshake_timeout_s} s (handshake_timeout_s)")
+            dialing.done.result()
+        except BaseException:
             self._drop(connection, dialing, "the attempt to connect was given up")
-            if not (made and isinstance(error, TimeoutError)):
-                raise
+            raise
         return made[0]
 
     # Accepting

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from symphony.cluster.clocks import RoundTrip
+from symphony.cluster.clocks import INSTANT_NS_MAX, RoundTrip
 from symphony.cluster.frames import SMALL_BYTES_MAX, Kind
 from symphony.cluster.limits import KIB, MIB, LinkLimits
 from symphony.cluster.records import BATCH_STARTED, SUBMIT
@@ -102,6 +104,24 @@ async def test_call_ends_at_its_deadline_and_the_other_node_gives_up(cluster: Cl
     with pytest.raises(CallTimeout):
         await a.links.call("b", {}, deadline_ns=began_ns)
     assert len(b.calls) == 1
+
+
+async def test_deadline_far_away_is_no_deadline_and_one_beyond_all_clocks_is_refused(cluster: Cluster) -> None:
+    a, _ = await cluster.link("a", "b")
+    assert (await a.links.call("b", {"n": 1}, deadline_ns=INSTANT_NS_MAX)).metadata == {"n": 1}
+    for deadline_ns in (INSTANT_NS_MAX + 1, 1 << 80, -INSTANT_NS_MAX - 1):
+        with pytest.raises(ValueError, match="no clock will show"):
+            await a.links.call("b", {}, deadline_ns=deadline_ns)
+
+
+async def test_node_whose_clock_runs_backwards_gets_no_link(cluster: Cluster, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    (a,) = await cluster.add("a")
+    (b,) = await cluster.add("b", clock_ns=lambda: -time.monotonic_ns())
+    cluster.introduce()
+    await asyncio.sleep(0.3)
+    assert a.ups == b.ups == 0
+    assert "the clock of 'a' cannot be compared" in caplog.text  # whose proof comes first
 
 
 async def test_cancelled_call_is_cancelled_there(cluster: Cluster) -> None:
@@ -228,6 +248,27 @@ async def test_send_waits_for_the_kernel_so_tensors_are_not_piled_up(cluster: Cl
     assert connection.sent_bytes < 2 * MIB
     b.links.link("a").connection._transport.resume_reading()
     await post
+
+
+async def test_memory_of_a_message_that_was_sent_can_be_used_again(cluster: Cluster) -> None:
+    """A post is done when the kernel has it all, not when the transport does: then overwriting harms nothing."""
+    a, b = await cluster.link("a", "b", settings=replace(QUICK, window_bytes=256 * MIB, peer_timeout_s=5.0))
+    b.links.link("a").connection._transport.pause_reading()
+    posts: list[tuple[asyncio.Task, bytearray]] = []
+    is_stuck = False
+    while not is_stuck:
+        body = bytearray(b"x" * 100_000)
+        posts.append((asyncio.create_task(a.links.post("b", {}, [body])), body))
+        _, waiting = await asyncio.wait([posts[-1][0]], timeout=0.2)
+        is_stuck = bool(waiting)
+    for post, body in posts:
+        if post.done():
+            body[:] = bytes(len(body))
+    b.links.link("a").connection._transport.resume_reading()
+    await posts[-1][0]
+    await eventually(lambda: len(b.messages) == len(posts))
+    assert all(bytes(message.segments[0]) == b"x" * 100_000 for message, _ in b.messages)
+    assert a.downs == 0
 
 
 async def test_control_frames_and_waiting_messages_are_bounded_when_the_peer_stops_reading(cluster: Cluster) -> None:
