@@ -103,6 +103,7 @@ class Link:
         self._pings: deque[int] = deque()
         self._ping_queued_at_ns: int | None = None
         self._ticked_at_ns = clock_ns()
+        self._was_late = False
         self._timer: asyncio.TimerHandle | None = None
         self._is_down = False
         self.peer = peer.identity.node
@@ -371,9 +372,9 @@ class Link:
     def _tick(self) -> None:
         """Ping, unless a ping still waits to be written; give up a peer that has not answered one for too long."""
         now_ns = self._clock_ns()
-        # A loop that was held up has not read the answers that may have come meanwhile: judge next time.
-        is_late = now_ns - self._ticked_at_ns > 2 * self._settings.ping_s * NS_PER_S
-        self._ticked_at_ns = now_ns
+        # A loop that was held up has not read the answers that may have come meanwhile: judge next time, late or not.
+        is_late = now_ns - self._ticked_at_ns > 2 * self._settings.ping_s * NS_PER_S and not self._was_late
+        self._ticked_at_ns, self._was_late = now_ns, is_late
         oldest_ns = self._pings[0] if self._pings else self._ping_queued_at_ns
         if oldest_ns is not None and not is_late and now_ns - oldest_ns > self._settings.peer_timeout_s * NS_PER_S:
             self.abort(f"{self.peer!r} has not answered a ping for {self._settings.peer_timeout_s} s (peer_timeout_s)")

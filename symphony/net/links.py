@@ -230,6 +230,8 @@ class Links:
                 # Once for each cause: a node that is down for an hour is dialled a thousand times.
                 _log.log(logging.DEBUG if text == said else logging.WARNING, "no link to %r: %s", peer, text)
                 said = text
+            except Exception:
+                _log.exception("no link to %r; it is dialled again", peer)  # a fault here must not end the dialling
             if time.monotonic() - began_s > settings.backoff_max_s:
                 backoff_s = settings.backoff_min_s
             await asyncio.sleep(backoff_s * self._rng.uniform(0.5, 1.0))
@@ -271,13 +273,17 @@ class Links:
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        said = ""
         while True:
             try:
                 sock, _ = await loop.sock_accept(listening)
             except OSError as error:
-                _log.warning("no connection could be accepted: %s", error.strerror)
+                text = error.strerror or str(error)
+                _log.log(logging.DEBUG if text == said else logging.WARNING, "no connection can be accepted: %s", text)
+                said = text
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
+            said = ""
             if len(self._strangers) >= self._settings.stranger_count_max:
                 # The oldest goes: whoever holds the key shows it within a round trip or two.
                 next(iter(self._strangers)).cancel()

@@ -17,7 +17,7 @@ from symphony.cluster.records import BATCH_STARTED, SUBMIT
 from symphony.errors import Reason, SymphonyError
 from symphony.net import CallFailed, CallTimeout, LinkDown, LinkFull, LinkSettings
 from symphony.units import NEVER_NS, NS_PER_MS, NS_PER_S
-from tests.net.nodes import QUICK, Cluster, Node, eventually
+from tests.net.nodes import QUICK, Cluster, eventually
 
 pytestmark = pytest.mark.sockets
 
@@ -389,9 +389,3 @@ def test_settings_that_could_keep_no_link_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=next(iter(options))):
             LinkSettings(**options)
-
-
-async def test_node_of_the_tests_counts_what_it_is_told(cluster: Cluster) -> None:
-    a, b = await cluster.link("a", "b")
-    assert isinstance(a, Node)
-    assert (a.ups, b.ups, a.downs, b.downs) == (1, 1, 0, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import struct
 import time
 from pathlib import Path
@@ -14,11 +15,13 @@ import pytest
 from symphony.cluster.frames import FrameEncoder, Kind
 from symphony.cluster.handshake import KEY_BYTES_MIN, ClusterKey, Dialer, Identity
 from symphony.cluster.limits import HANDSHAKE_BYTES_MAX, LinkLimits
+from symphony.cluster.messages import HEAD, Role
 from symphony.errors import ConfigError
 from symphony.net import LinkSettings, read_key
 from tests.net.nodes import KEY, QUICK, Cluster, Node, eventually
 
 pytestmark = pytest.mark.sockets
+OPEN_HEAD = HEAD.pack(Role.CALL, 0, 1, 1, 0, 30_000, 0) + struct.pack("<Q", 30_000) + b"\x80"
 OTHER_KEY = ClusterKey(b"another key, of another cluster, as long")
 
 
@@ -164,6 +167,24 @@ async def test_member_that_breaks_the_protocol_is_cut_off(cluster: Cluster) -> N
         await eventually(lambda count=count: b.downs == count)
         await cluster.wait_linked()
     assert not any("the peer closed" in reason for reason in b.reasons)
+
+
+async def test_random_frames_of_a_member_never_break_the_node(cluster: Cluster) -> None:
+    """Frames with right headers and any content: taken, or the link ends and is made again; nothing else happens."""
+    a, b = await cluster.link("a", "b")
+    rng = random.Random(1)
+    for _ in range(60):
+        link = a.links.link("b")
+        for _ in range(4):
+            payload = rng.choice(
+                [b"", rng.randbytes(8), rng.randbytes(24), rng.randbytes(200), OPEN_HEAD, OPEN_HEAD + b"x"]
+            )
+            link.connection.send_control(rng.choice(list(Kind)), payload, rng.choice([0, 1, 2, rng.getrandbits(64)]))
+        await asyncio.sleep(0.002)
+        await cluster.wait_linked()
+    assert b.downs > 20
+    assert (await b.links.call("a", {"n": 1})).metadata == {"n": 1}
+    assert (await a.links.call("b", {"n": 1})).metadata == {"n": 1}
 
 
 def test_key_is_read_from_its_file_without_white_space(tmp_path: Path, caplog) -> None:
