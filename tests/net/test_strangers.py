@@ -174,14 +174,18 @@ async def test_random_frames_of_a_member_never_break_the_node(cluster: Cluster) 
     a, b = await cluster.link("a", "b")
     rng = random.Random(1)
     for _ in range(60):
-        link = a.links.link("b")
+        await cluster.wait_linked()
+        link = a.links.up.get("b")
+        if link is None:
+            continue  # it went down while the other side was waited for
         for _ in range(4):
             payload = rng.choice(
                 [b"", rng.randbytes(8), rng.randbytes(24), rng.randbytes(200), OPEN_HEAD, OPEN_HEAD + b"x"]
             )
             link.connection.send_control(rng.choice(list(Kind)), payload, rng.choice([0, 1, 2, rng.getrandbits(64)]))
         await asyncio.sleep(0.002)
-        await cluster.wait_linked()
+    await asyncio.sleep(0.2)
+    await cluster.wait_linked()
     assert b.downs > 20
     assert (await b.links.call("a", {"n": 1})).metadata == {"n": 1}
     assert (await a.links.call("b", {"n": 1})).metadata == {"n": 1}
