@@ -28,11 +28,11 @@ from zlib import crc32
 import numpy as np
 import uvloop
 
-from symphony.cluster.clocks import ClockJumped
-from symphony.cluster.frames import Kind
-from symphony.cluster.handshake import ClusterKey
-from symphony.cluster.messages import Message
-from symphony.cluster.records import BATCH_STARTED, SUBMIT, Records
+from symphony.links.clocks import ClockJumped
+from symphony.links.frames import Kind
+from symphony.links.handshake import ClusterKey
+from symphony.links.messages import Message
+from symphony.links.records import BATCH_STARTED, SUBMIT, Records
 from symphony.net import Answer, Link, LinkFull, Links
 
 KEY = ClusterKey(b"only for this benchmark, on loopback")

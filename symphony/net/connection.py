@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Final, Protocol, cast
 
-from symphony.cluster.faults import FrameError, HandshakeError
-from symphony.cluster.frames import Buffer, Frame, FrameDecoder, FrameEncoder, Kind
-from symphony.cluster.limits import HANDSHAKE_BYTES_MAX, KIB, MIB, LinkLimits
-from symphony.cluster.messages import OutgoingMessage
+from symphony.links.faults import FrameError, HandshakeError
+from symphony.links.frames import Buffer, Frame, FrameDecoder, FrameEncoder, Kind
+from symphony.links.limits import HANDSHAKE_BYTES_MAX, KIB, MIB, LinkLimits
+from symphony.links.messages import OutgoingMessage
 from symphony.net.faults import LinkDown, LinkFull
 from symphony.net.settings import TAKEN_BYTES, LinkSettings
 

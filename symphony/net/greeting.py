@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from symphony.cluster.clocks import RoundTrip
-from symphony.cluster.faults import FrameError, HandshakeError
-from symphony.cluster.frames import Frame, Kind
-from symphony.cluster.handshake import Acceptor, Dialer, Greeting
+from symphony.links.clocks import RoundTrip
+from symphony.links.faults import FrameError, HandshakeError
+from symphony.links.frames import Frame, Kind
+from symphony.links.handshake import Acceptor, Dialer, Greeting
 from symphony.net.connection import Connection
 from symphony.net.faults import LinkDown
 

@@ -6,8 +6,8 @@ import logging
 import stat
 from pathlib import Path
 
-from symphony.cluster.handshake import KEY_BYTES_MAX, ClusterKey
 from symphony.errors import ConfigError
+from symphony.links.handshake import KEY_BYTES_MAX, ClusterKey
 
 _log = logging.getLogger(__name__)
 

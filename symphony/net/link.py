@@ -15,13 +15,13 @@ from itertools import count
 from struct import Struct
 from typing import Any, Final, NamedTuple, Protocol
 
-from symphony.cluster.clocks import INSTANT_NS_MAX, ClockJumped, LinkClock, RoundTrip
-from symphony.cluster.faults import FrameError, HandshakeError
-from symphony.cluster.frames import SMALL_BYTES_MAX, Frame, Kind
-from symphony.cluster.handshake import Greeting
-from symphony.cluster.messages import Assembler, Message, OutgoingMessage, Role
-from symphony.cluster.records import RECORDS, Records, read_records, write_records
 from symphony.errors import Reason, SymphonyError
+from symphony.links.clocks import INSTANT_NS_MAX, ClockJumped, LinkClock, RoundTrip
+from symphony.links.faults import FrameError, HandshakeError
+from symphony.links.frames import SMALL_BYTES_MAX, Frame, Kind
+from symphony.links.handshake import Greeting
+from symphony.links.messages import Assembler, Message, OutgoingMessage, Role
+from symphony.links.records import RECORDS, Records, read_records, write_records
 from symphony.net.connection import Connection
 from symphony.net.faults import CallFailed, CallTimeout, LinkDown, LinkFull
 from symphony.net.greeting import close_text, send_close

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from symphony.cluster.clocks import RoundTrip
-from symphony.cluster.faults import HandshakeError
-from symphony.cluster.frames import Kind
-from symphony.cluster.handshake import NONCE_BYTES, Acceptor, ClusterKey, Dialer, Greeting, Identity, check_node_id
-from symphony.cluster.messages import Message
-from symphony.cluster.records import Records
+from symphony.links.clocks import RoundTrip
+from symphony.links.faults import HandshakeError
+from symphony.links.frames import Kind
+from symphony.links.handshake import NONCE_BYTES, Acceptor, ClusterKey, Dialer, Greeting, Identity, check_node_id
+from symphony.links.messages import Message
+from symphony.links.records import Records
 from symphony.net.connection import Connection
 from symphony.net.faults import LinkDown
 from symphony.net.greeting import Accepting, Dialing

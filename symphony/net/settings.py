@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Final
 
-from symphony.cluster.clocks import DRIFT_PPM
-from symphony.cluster.limits import DEFAULT_LIMITS, KIB, MIB, LinkLimits
+from symphony.links.clocks import DRIFT_PPM
+from symphony.links.limits import DEFAULT_LIMITS, KIB, MIB, LinkLimits
 
 TAKEN_BYTES: Final = 256 * KIB
 """A receiver says how much it has read whenever it is so much more."""

@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from symphony.cluster.clocks import ClockJumped
-from symphony.cluster.frames import Kind
-from symphony.cluster.handshake import ClusterKey
-from symphony.cluster.messages import Message
-from symphony.cluster.records import Records
 from symphony.errors import Reason, SymphonyError
+from symphony.links.clocks import ClockJumped
+from symphony.links.frames import Kind
+from symphony.links.handshake import ClusterKey
+from symphony.links.messages import Message
+from symphony.links.records import Records
 from symphony.net import Answer, Link, Links, LinkSettings, TlsContexts
 from symphony.net.links import Address
 

@@ -10,9 +10,9 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from symphony.cluster.frames import Kind
-from symphony.cluster.limits import MIB
-from symphony.cluster.records import SUBMIT
+from symphony.links.frames import Kind
+from symphony.links.limits import MIB
+from symphony.links.records import SUBMIT
 from symphony.net import CallTimeout, LinkDown, LinkFull
 from symphony.units import NS_PER_MS, NS_PER_S
 from tests.net.nodes import QUICK, Cluster, Node, eventually

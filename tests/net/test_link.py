@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from symphony.cluster.clocks import INSTANT_NS_MAX, RoundTrip
-from symphony.cluster.frames import SMALL_BYTES_MAX, Kind
-from symphony.cluster.limits import KIB, MIB, LinkLimits
-from symphony.cluster.records import BATCH_STARTED, SUBMIT
 from symphony.errors import Reason, SymphonyError
+from symphony.links.clocks import INSTANT_NS_MAX, RoundTrip
+from symphony.links.frames import SMALL_BYTES_MAX, Kind
+from symphony.links.limits import KIB, MIB, LinkLimits
+from symphony.links.records import BATCH_STARTED, SUBMIT
 from symphony.net import CallFailed, CallTimeout, LinkDown, LinkFull, LinkSettings
 from symphony.units import NEVER_NS, NS_PER_MS, NS_PER_S
 from tests.net.nodes import QUICK, Cluster, eventually

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from symphony.cluster.limits import MIB
+from symphony.links.limits import MIB
 from symphony.net import LinkDown
 from tests.net.nodes import KEY, Cluster, Node, eventually
 

@@ -12,11 +12,11 @@ from zlib import crc32
 
 import pytest
 
-from symphony.cluster.frames import FrameEncoder, Kind
-from symphony.cluster.handshake import KEY_BYTES_MIN, ClusterKey, Dialer, Identity
-from symphony.cluster.limits import HANDSHAKE_BYTES_MAX, LinkLimits
-from symphony.cluster.messages import HEAD, Role
 from symphony.errors import ConfigError
+from symphony.links.frames import FrameEncoder, Kind
+from symphony.links.handshake import KEY_BYTES_MIN, ClusterKey, Dialer, Identity
+from symphony.links.limits import HANDSHAKE_BYTES_MAX, LinkLimits
+from symphony.links.messages import HEAD, Role
 from symphony.net import LinkSettings, read_key
 from tests.net.nodes import KEY, QUICK, Cluster, Node, eventually
 

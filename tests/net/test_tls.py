@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import trustme
 
-from symphony.cluster.frames import Kind
-from symphony.cluster.limits import MIB
-from symphony.cluster.records import SUBMIT
+from symphony.links.frames import Kind
+from symphony.links.limits import MIB
+from symphony.links.records import SUBMIT
 from symphony.net import LinkDown, TlsContexts
 from tests.net.nodes import QUICK, Cluster, Node, eventually
 from tests.net.proxy import Proxy, flip

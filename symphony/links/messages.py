@@ -18,9 +18,9 @@ from typing import Any, Final
 import msgpack
 import numpy as np
 
-from symphony.cluster.faults import FrameError
-from symphony.cluster.frames import SMALL_BYTES_MAX, Buffer, Kind
-from symphony.cluster.limits import METADATA_BYTES_MAX, SEGMENT_COUNT_MAX, LinkLimits
+from symphony.links.faults import FrameError
+from symphony.links.frames import SMALL_BYTES_MAX, Buffer, Kind
+from symphony.links.limits import METADATA_BYTES_MAX, SEGMENT_COUNT_MAX, LinkLimits
 from symphony.units import NEVER_NS
 
 HEAD: Final = Struct("<BBHIQQq")

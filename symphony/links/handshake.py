@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
-from symphony.cluster.clocks import INSTANT_NS_MAX, RoundTrip
-from symphony.cluster.faults import HandshakeError
-from symphony.cluster.frames import VERSION
-from symphony.cluster.limits import LinkLimits
+from symphony.links.clocks import INSTANT_NS_MAX, RoundTrip
+from symphony.links.faults import HandshakeError
+from symphony.links.frames import VERSION
+from symphony.links.limits import LinkLimits
 
 KEY_BYTES_MIN: Final = 32
 KEY_BYTES_MAX: Final = 4096

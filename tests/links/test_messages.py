@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symphony.cluster.faults import FrameError
-from symphony.cluster.frames import SMALL_BYTES_MAX, FrameDecoder, FrameEncoder, Kind
-from symphony.cluster.limits import KIB, METADATA_BYTES_MAX, MIB, SEGMENT_COUNT_MAX, LinkLimits
-from symphony.cluster.messages import ALIGNMENT, HEAD, Assembler, Message, OutgoingMessage, Role, raw_view
+from symphony.links.faults import FrameError
+from symphony.links.frames import SMALL_BYTES_MAX, FrameDecoder, FrameEncoder, Kind
+from symphony.links.limits import KIB, METADATA_BYTES_MAX, MIB, SEGMENT_COUNT_MAX, LinkLimits
+from symphony.links.messages import ALIGNMENT, HEAD, Assembler, Message, OutgoingMessage, Role, raw_view
 from symphony.units import NEVER_NS
 
 EXAMPLE_COUNT = int(os.environ.get("SYMPHONY_EXAMPLES", "100"))

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symphony.cluster.faults import FrameError
-from symphony.cluster.frames import (
+from symphony.links.faults import FrameError
+from symphony.links.frames import (
     HEADER_BYTES,
     SCRATCH_BYTES,
     SMALL_BYTES_MAX,

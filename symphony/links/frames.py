@@ -13,7 +13,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from symphony.cluster.faults import FrameError
+from symphony.links.faults import FrameError
 
 MAGIC: Final = 0x5953
 """The bytes "SY"."""

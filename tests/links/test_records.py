@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from symphony.cluster.faults import FrameError
-from symphony.cluster.frames import Kind
-from symphony.cluster.records import (
+from symphony.errors import Reason
+from symphony.links.faults import FrameError
+from symphony.links.frames import Kind
+from symphony.links.records import (
     OUTCOME,
     REASON_NUMBERS,
     REASONS_BY_NUMBER,
@@ -20,7 +21,6 @@ from symphony.cluster.records import (
     read_records,
     write_records,
 )
-from symphony.errors import Reason
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cluster-wire.md").read_text()
 FORMATS = {"u8": "B", "u32": "I", "u64": "Q", "i64": "q"}

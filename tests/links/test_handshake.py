@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symphony.cluster.clocks import RoundTrip
-from symphony.cluster.faults import HandshakeError
-from symphony.cluster.handshake import KEY_BYTES_MAX, KEY_BYTES_MIN, Acceptor, ClusterKey, Dialer, Greeting, Identity
-from symphony.cluster.limits import HANDSHAKE_BYTES_MAX, LinkLimits
+from symphony.links.clocks import RoundTrip
+from symphony.links.faults import HandshakeError
+from symphony.links.handshake import KEY_BYTES_MAX, KEY_BYTES_MIN, Acceptor, ClusterKey, Dialer, Greeting, Identity
+from symphony.links.limits import HANDSHAKE_BYTES_MAX, LinkLimits
 
 KEY = ClusterKey(b"k" * 32)
 LIMITS = LinkLimits()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symphony.cluster.clocks import INSTANT_NS_MAX, ClockJumped, LinkClock, RoundTrip
+from symphony.links.clocks import INSTANT_NS_MAX, ClockJumped, LinkClock, RoundTrip
 
 EXAMPLE_COUNT = int(os.environ.get("SYMPHONY_EXAMPLES", "300"))
 MS = 1_000_000

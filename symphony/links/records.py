@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from symphony.cluster.faults import FrameError
-from symphony.cluster.frames import Kind
 from symphony.errors import Reason
+from symphony.links.faults import FrameError
+from symphony.links.frames import Kind
 
 Records = NDArray[Any]
 """A structured array of one of the types below."""
