@@ -128,6 +128,8 @@ class Shares:
         level = level_of(shares, (1.0 - refused_share) * rate)
         for share in shares:
             share.is_greedy = len(self._by_caller) > 1 and share.rate * weight > EXCESS * share.weight * rate
+            if share.is_greedy:
+                share.urgent_looks = 0
             allowed = share.weight * level
             share.refused_share = 0.0 if share.rate <= allowed else 1.0 - allowed / share.rate
             if share.refused_share == 0.0:
