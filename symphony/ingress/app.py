@@ -30,6 +30,7 @@ from symphony.ingress.service import Service, unknown_model
 _log = logging.getLogger(__name__)
 
 ALL_SCOPES: frozenset[str | None] = frozenset((None, *SCOPES))
+HEAD_END = b"\r\n\r\n"
 _EXCHANGES = web.AppKey("exchanges", InferExchange)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -201,7 +202,16 @@ class _Protocol(web.RequestHandler):
     heads are bounded as a whole, in bytes and in time; so is the time for which a client does not read its answer.
     """
 
-    __slots__ = ("_connections", "_head_bytes", "_is_proven", "_limits", "_payload", "_since_s", "_unread_since_s")
+    __slots__ = (
+        "_connections",
+        "_head_bytes",
+        "_is_proven",
+        "_limits",
+        "_payload",
+        "_since_s",
+        "_tail",
+        "_unread_since_s",
+    )
 
     def __init__(self, manager: web.Server, limits: IngressLimits, connections: Connections, **settings: Any) -> None:
         super().__init__(manager, **settings)
@@ -214,6 +224,8 @@ class _Protocol(web.RequestHandler):
         """Of a head that is not whole yet."""
         self._since_s = 0.0
         """When its first byte came."""
+        self._tail = b""
+        """The last three bytes of a head that is not whole."""
         self._unread_since_s: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -232,7 +244,11 @@ class _Protocol(web.RequestHandler):
         if data and (self._payload is None or self._payload.is_eof()):
             if self._head_bytes == 0:
                 self._since_s = time.monotonic()
+            if self._is_too_long(data):
+                self._refuse_head()
+                return
             self._head_bytes += len(data)
+            self._tail = data[-3:] if len(data) >= 3 else (self._tail + data)[-3:]
         count = self._request_count
         super().data_received(data)
         if self._request_count > count and self._messages:
@@ -241,18 +257,28 @@ class _Protocol(web.RequestHandler):
             if not self._is_proven:
                 self._is_proven = True
                 self._connections.prove(self)
-        elif self._head_bytes > self._limits.header_bytes_max and self.transport is not None:
-            error = SymphonyError(
-                Reason.BAD_INPUT,
-                f"the request's head has {self._head_bytes} bytes or more, allowed are "
-                f"{self._limits.header_bytes_max} (header_bytes_max); send fewer or shorter headers",
-            )
-            body = json.dumps(error.body()).encode()
-            self.transport.write(
-                b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\n"
-                b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-            )
-            self.force_close()
+
+    def _is_too_long(self, data: bytes) -> bool:
+        """Return whether the head that `data` goes on with has more bytes than allowed. Asked before it is parsed: what
+        is not parsed leaves nothing behind.
+        """
+        left = self._limits.header_bytes_max - self._head_bytes
+        return len(data) > left and HEAD_END not in (self._tail if self._head_bytes else b"") + data[: max(0, left)]
+
+    def _refuse_head(self) -> None:
+        if self.transport is None or self._force_close:
+            return
+        error = SymphonyError(
+            Reason.BAD_INPUT,
+            f"the request's head has more than {self._limits.header_bytes_max} bytes (header_bytes_max); send fewer or "
+            "shorter headers",
+        )
+        body = json.dumps(error.body()).encode()
+        self.transport.write(
+            b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\n"
+            b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        self.force_close()
 
     def pause_writing(self) -> None:
         """Note since when the client has not read."""
@@ -295,6 +321,9 @@ class _Protocol(web.RequestHandler):
         else:
             text = " ".join((message or "").split())[:512] or "no further detail"
             error = SymphonyError(Reason.BAD_INPUT, f"this is not a valid HTTP request: {text}")
+            if exc is not None:
+                # It keeps alive the frame that holds it, and what was received, until the next garbage collection.
+                exc.__traceback__ = None
         response = web.Response(status=status, text=json.dumps(error.body()), content_type=JSON_TYPE)
         response.force_close()
         return response

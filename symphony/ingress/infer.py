@@ -44,7 +44,7 @@ class InferHandler:
             exchange.cancel()
         return to_response(reply)
 
-    async def _body(self, request: web.Request, caller: Caller) -> bytes:
+    async def _body(self, request: web.Request, caller: Caller) -> bytes | bytearray:
         exchanges = self._exchanges
         limits = exchanges.limits
         # A body without a declared length is counted at its largest until it is read.
@@ -58,7 +58,7 @@ class InferHandler:
             reserved = limits.body_bytes_max
         exchanges.reserve(reserved, caller)
         try:
-            body = await read_body(request, limits.body_bytes_max, limits.body_timeout_s)
+            body: bytes | bytearray = await read_body(request, limits.body_bytes_max, limits.body_timeout_s)
             if encoding != "identity":
                 body = await inflate(body, encoding, limits.body_bytes_max)
         finally:

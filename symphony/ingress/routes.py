@@ -126,7 +126,7 @@ class Routes:
 
     async def _json(self, request: web.Request) -> dict[str, Any]:
         limits = self._limits
-        body = await read_body(request, limits.control_body_bytes_max, limits.body_timeout_s)
+        body: bytes | bytearray = await read_body(request, limits.control_body_bytes_max, limits.body_timeout_s)
         encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding != "identity":
             body = await inflate(body, encoding, limits.control_body_bytes_max)

@@ -41,7 +41,9 @@ async def ended(reader: asyncio.StreamReader) -> bytes:
             return b""
 
 
-@pytest.mark.parametrize("begin", [b"GET /v2/models/sc", b"POST /v2/models/scale/infer HTTP/1.1\r\nHost: x\r\nA", b"POST /v2"])
+@pytest.mark.parametrize(
+    "begin", [b"GET /v2/models/sc", b"POST /v2/models/scale/infer HTTP/1.1\r\nHost: x\r\nA", b"POST /v2"]
+)
 async def test_head_that_never_ends_is_given_up(start, begin):
     server = await start(header_timeout_s=0.2)
     reader, writer = await connect(server)
