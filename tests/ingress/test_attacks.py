@@ -6,6 +6,7 @@ import asyncio
 import ssl
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from tests.ingress.test_connections import BODY, assert_error, head, read_respon
 pytestmark = pytest.mark.sockets
 
 MIB = 1 << 20
+GROWTH_BYTES_MAX = 16 * MIB
+"""Of this process, between the first quarter of the fuzzing and its end."""
 
 
 @pytest.fixture(scope="module")
@@ -268,16 +271,24 @@ async def test_fuzzed_requests_get_no_500_no_crash_and_no_hang(start, service, t
         finally:
             writer.transport.abort()
 
+    resident = []
     for _ in range(40):
+        resident.append(resident_bytes())
         texts = [mutated(whole[int(random.integers(0, len(whole)))], random) for _ in range(8)]
         for text, answer in zip(texts, await asyncio.gather(*map(one, texts)), strict=True):
             assert b"HTTP/1.1 500" not in answer, text
     await until(lambda: service.stats.connection_count == 0 and server.exchanges.in_flight == 0)
     assert server.exchanges.body_bytes == 0
+    assert resident[-1] - resident[10] < GROWTH_BYTES_MAX
     reader, writer = await connect(server, context)
     writer.write(whole[0])
     assert (await read_response(reader))[0] == 200
     writer.close()
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def mutated(text: bytes, random: np.random.Generator) -> bytes:
