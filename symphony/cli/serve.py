@@ -28,6 +28,12 @@ CONFIG_BYTES_MAX = 1 << 20
     type=float,
     help="Memory of each GPU for models; they share it by demand. Default: 0, all of them must fit.",
 )
+@click.option("--keys", help="keys.toml with the API keys that callers need. Default: none is needed.")
+@click.option("--tls-cert", help="PEM file of the certificate chain; with --tls-key the node speaks TLS only.")
+@click.option("--tls-key", help="PEM file of the certificate's private key.")
+@click.option("--tls-client-ca", help="PEM file of who must have signed the certificates that clients must show.")
+@click.option("--management-port", type=int, help="Port for loading, unloading and metrics alone. Default: --port.")
+@click.option("--management-host", help="Address of that port. Default: 127.0.0.1.")
 @click.option("--record", help="Write when which model is asked into this file, to simulate, plan or bench it.")
 @click.option("--record-mb-max", type=int, help="Largest size of that file. Default: 1000.")
 @click.option("--drain-timeout-s", type=float, help="How long SIGTERM waits for accepted requests.")

@@ -11,16 +11,18 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from symphony.driver.requests import PendingRequest
 from symphony.errors import Reason, SymphonyError
 from symphony.ingress.admission import Admission, Inputs
+from symphony.ingress.callers import NOBODY, Caller, Callers, Headers
+from symphony.ingress.connections import Connections
 from symphony.ingress.limits import IngressLimits
 from symphony.ingress.replies import EncodedReply, error_reply, internal_error, wants_msgpack
-from symphony.ingress.service import ServedModel, Service, not_ready
+from symphony.ingress.service import ServedModel, Service, not_ready, unknown_model
 from symphony.units import ms_to_ns
 from symphony.wire import DEFAULT_LIMITS, InferRequest, InferResponse, WireLimits, decode_request, encode_response
 
@@ -28,15 +30,10 @@ _log = logging.getLogger(__name__)
 
 _HEADER_LENGTH_DIGITS_MAX = 12
 
+OTHERS_PART = 8
+"""One part in so many, of calls in flight and bytes of bodies, no caller can take from the others."""
+
 OnReply = Callable[[EncodedReply], None]
-
-
-class Headers(Protocol):
-    """Look up a header by its name in lower case: any mapping that ignores case, or holds lower-case names, will do."""
-
-    def get(self, name: str, /) -> str | None:
-        """Return the header's value, None when absent."""
-        ...
 
 
 class Exchange:
@@ -48,6 +45,7 @@ class Exchange:
 
     __slots__ = (
         "_body_bytes",
+        "_caller",
         "_infer",
         "_is_group",
         "_is_msgpack",
@@ -62,9 +60,16 @@ class Exchange:
     )
 
     def __init__(
-        self, owner: InferExchange, body_bytes: int, is_msgpack: bool, request_id: str | None, on_reply: OnReply
+        self,
+        owner: InferExchange,
+        caller: Caller,
+        body_bytes: int,
+        is_msgpack: bool,
+        request_id: str | None,
+        on_reply: OnReply,
     ) -> None:
         self._owner = owner
+        self._caller = caller
         self._body_bytes = body_bytes
         self._is_msgpack = is_msgpack
         self._request_id = request_id
@@ -101,6 +106,8 @@ class Exchange:
         self._is_group = is_group
         self._waiting = len(rows)
         index = model.index
+        self._caller.charge(len(rows) - 1)
+        priority = model.enter(self._caller, len(rows), priority)
         on_done = self._request_done
         requests = [PendingRequest(index, row, arrived_ns, deadline_ns, priority, on_done) for row in rows]
         self._requests = requests
@@ -179,8 +186,11 @@ class Exchange:
         self.is_done = True
         self._on_reply = None
         self._infer = None
-        self._owner.release(self._body_bytes)
+        self._owner.release(self._caller, self._body_bytes)
         requests, self._requests = self._requests, ()
+        if requests:
+            assert self._model is not None
+            self._model.leave(self._caller, len(requests))
         for request in requests[: self._submitted]:
             if not _is_ended(request):
                 self._owner.service.cancel(request)
@@ -195,9 +205,12 @@ class InferExchange:
         limits: IngressLimits,
         wire_limits: WireLimits = DEFAULT_LIMITS,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        callers: Callers | None = None,
     ) -> None:
         self.service = service
         self.limits = limits
+        self.callers = Callers() if callers is None else callers
+        self.connections = Connections(limits, service.stats)
         self.in_flight = 0
         """Infer calls started and not answered."""
         self.body_bytes = 0
@@ -207,7 +220,28 @@ class InferExchange:
         self._clock_ns = clock_ns
         self._admissions: dict[int, Admission] = {}
 
-    def refusal(self, body_bytes: int) -> SymphonyError | None:
+    def check_call(self, headers: Headers, peer: Caller | None, scope: str, model_name: str | None = None) -> Caller:
+        """Return who calls, and count the call against the caller's rate. Ask once for each call, before its body.
+
+        `peer` is who is at the other end of the connection, `scope` what the call is for ("infer", "manage" or
+        "metrics"). Raises SymphonyError `unauthorized`, `forbidden` or `rate_limited`.
+        """
+        caller = self.callers.identify(headers, peer)
+        if caller.key is not None:
+            caller.check(scope, model_name, time.monotonic_ns())
+        return caller
+
+    def refuse(self, error: SymphonyError, model_name: str, headers: Headers, is_msgpack: bool) -> EncodedReply:
+        """Count a call that ends before its body is read, and return its answer."""
+        self.service.stats.request_refused(error.reason)
+        error.model = error.model or model_name
+        reply = error_reply(error, is_msgpack)
+        request_id = headers.get("x-request-id")
+        if request_id is not None and self._is_echoed(request_id):
+            reply.headers.append(("X-Request-Id", request_id))
+        return reply
+
+    def refusal(self, body_bytes: int, caller: Caller | None = None) -> SymphonyError | None:
         """Return why a body of this many bytes would not be taken now, None when it would. Ask before reading it."""
         limits = self.limits
         if body_bytes > limits.body_bytes_max:
@@ -228,9 +262,33 @@ class InferExchange:
                 f"bodies of {self.body_bytes} bytes are held, with {body_bytes} more they would exceed "
                 f"{limits.body_bytes_total_max} (body_bytes_total_max); try again later",
             )
+        return None if caller is None or caller is NOBODY else self._share_refusal(caller, body_bytes)
+
+    def _share_refusal(self, caller: Caller, body_bytes: int) -> SymphonyError | None:
+        """Return why this caller may not have one more call under way; an eighth of all room is for the others."""
+        over = caller.refusal()
+        if over is not None:
+            return over
+        limits = self.limits
+        in_flight_max = limits.in_flight_max - limits.in_flight_max // OTHERS_PART
+        if caller.in_flight >= in_flight_max:
+            return SymphonyError(
+                Reason.QUEUE_FULL,
+                f"{caller.in_flight} calls of yours are in flight, all that one caller may have of "
+                f"{limits.in_flight_max} (in_flight_max); wait for their answers",
+            )
+        bytes_max = limits.body_bytes_total_max - limits.body_bytes_total_max // OTHERS_PART
+        if caller.body_bytes and caller.body_bytes + body_bytes > bytes_max:
+            return SymphonyError(
+                Reason.QUEUE_FULL,
+                f"your bodies of {caller.body_bytes} bytes are held, with {body_bytes} more they would exceed what one "
+                f"caller may have of {limits.body_bytes_total_max} (body_bytes_total_max); wait for their answers",
+            )
         return None
 
-    def refusal_unread(self, model_name: str, version: str | None, is_msgpack: bool) -> EncodedReply | None:
+    def refusal_unread(
+        self, caller: Caller, model_name: str, version: str | None, is_msgpack: bool
+    ) -> EncodedReply | None:
         """Return the answer to a call that is refused for overload before its body is looked at, None for most calls.
 
         Ask once for each call, and tell `start`. The answer is shared: do not change it.
@@ -239,20 +297,23 @@ class InferExchange:
             model = self.service.find(model_name, version)
         except SymphonyError:
             return None
-        error = model.refusal() if model.state == "READY" else None
+        error = model.refusal(caller) if model.state == "READY" else None
         if error is None:
             return None
         model.stats.request_rejected(error.reason)
         return _shared_reply(error, is_msgpack)
 
-    def reserve(self, body_bytes: int) -> None:
+    def reserve(self, body_bytes: int, caller: Caller) -> None:
         """Count bytes of a body that is being read; take them back with a negative count before `start`."""
         self.body_bytes += body_bytes
+        caller.body_bytes += body_bytes
 
-    def release(self, body_bytes: int) -> None:
+    def release(self, caller: Caller, body_bytes: int) -> None:
         """Count an exchange as over. For `Exchange` only."""
         self.in_flight -= 1
         self.body_bytes -= body_bytes
+        caller.in_flight -= 1
+        caller.body_bytes -= body_bytes
 
     def start(
         self,
@@ -262,11 +323,13 @@ class InferExchange:
         body: bytes | bytearray | memoryview,
         on_reply: OnReply,
         is_let_in: bool = False,
+        caller: Caller | None = None,
     ) -> Exchange:
         """Decode, check and submit one call; `on_reply` gets the answer, good or not.
 
         `body` is whole and not compressed, and must not change afterwards: tensors may be views of it. `version` None
-        means any. `is_let_in`: `refusal_unread` was asked already. Never raises, whatever a client sent.
+        means any. `is_let_in`: `refusal_unread` was asked already. `caller`: what `check_call` returned; None for a
+        transport that did not ask: it is asked here. Never raises, whatever a client sent.
         """
         arrived_ns = self._clock_ns()
         content_type = headers.get("content-type") or ""
@@ -274,20 +337,29 @@ class InferExchange:
         if request_id is not None and not self._is_echoed(request_id):
             request_id = None
         body_bytes = len(body)
-        exchange = Exchange(
-            self, body_bytes, wants_msgpack(content_type, headers.get("accept") or ""), request_id, on_reply
-        )
-        refusal = self.refusal(body_bytes)
+        fault = None
+        if caller is None:
+            try:
+                caller = self.check_call(headers, None, "infer", model_name)
+            except SymphonyError as error:
+                caller, fault = NOBODY, error
+        refusal = self.refusal(body_bytes, caller)
+        is_msgpack = wants_msgpack(content_type, headers.get("accept") or "")
+        exchange = Exchange(self, caller, body_bytes, is_msgpack, request_id, on_reply)
         self.in_flight += 1
         self.body_bytes += body_bytes
+        caller.in_flight += 1
+        caller.body_bytes += body_bytes
         model = None
         try:
+            if fault is not None:
+                raise fault
             model = self.service.find(model_name, version)
             if refusal is not None:
                 raise refusal
             if model.state != "READY":
                 raise not_ready(model)
-            overload = None if is_let_in else model.refusal()
+            overload = None if is_let_in else model.refusal(caller)
             if overload is not None:
                 # Not raised: the error is shared, and each raise would add to its traceback and keep the frames alive.
                 model.stats.request_rejected(overload.reason)
@@ -312,12 +384,19 @@ class InferExchange:
                 self.service.stats.request_refused(error.reason)
             else:
                 model.stats.request_rejected(error.reason)
+            if error.reason is Reason.UNKNOWN_MODEL and caller.key is not None:
+                error = self.unknown_to(caller, model_name, version)
             error.model = error.model or model_name
             exchange.fail(error)
         except Exception:
             _log.exception('model "%s": cannot admit a request', model_name)
             exchange.fail(internal_error())
         return exchange
+
+    def unknown_to(self, caller: Caller, model_name: str, version: str | None) -> SymphonyError:
+        """Return the error for a model that is not served; it names no model that the caller may not use."""
+        names = (model.config.name for model in self.service.models())
+        return unknown_model(model_name, version, filter(caller.may_use, names))
 
     def admission(self, model: ServedModel) -> Admission:
         """Return what admits requests to the model. For `Exchange` only."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from symphony.config import ModelConfig
 from symphony.driver.requests import PendingRequest
 from symphony.errors import Reason, SymphonyError
+from symphony.ingress.callers import Caller
 from symphony.metrics import ModelStats, NodeStats
 
 KNOWN_NAMES_SHOWN_MAX = 20
@@ -45,8 +46,19 @@ class ServedModel(Protocol):
         """Return why it is not ready ("" when it is)."""
         ...
 
-    def refusal(self) -> SymphonyError | None:
-        """Return why a request that arrives now is refused before it is read (overload), None when it is not."""
+    def refusal(self, caller: Caller) -> SymphonyError | None:
+        """Return why a call of the caller's that arrives now is refused unread (overload), None when it is not."""
+        ...
+
+    def enter(self, caller: Caller, count: int, priority: int) -> int:
+        """Count requests of the caller's as under way; return the priority to submit them with.
+
+        It is the one asked for, or the lowest where others would suffer from the caller's having more than its share.
+        """
+        ...
+
+    def leave(self, caller: Caller, count: int) -> None:
+        """Count as many as ended."""
         ...
 
     @property

@@ -11,10 +11,12 @@ import logging
 import threading
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from symphony.config import ModelConfig, NodeConfig
@@ -31,6 +33,7 @@ from symphony.ingress.arrival_clock import ArrivalClock
 from symphony.ingress.service import Health, not_ready
 from symphony.loop import SchedulingLoop
 from symphony.metrics import GpuStats, HistogramSnapshot, ModelRow, NodeStats, make_registry, render
+from symphony.profiles import staggered_bound
 from symphony.server.answers import Answers, forget
 from symphony.server.build import build_info
 from symphony.server.catalog import MODEL_COUNT_MAX, Catalog
@@ -261,8 +264,6 @@ class Node:
             slo_ns = request.deadline_ns - request.arrived_ns
             self._recorder.arrived(entry.config.name, request.arrived_ns, 0 if slo_ns == entry.slo_ns else slo_ns)
         entry.check_admission(request.deadline_ns, time.monotonic_ns())
-        if request.priority < entry.config.priority_default:
-            entry.door.urgent_seen()
         if self._table.acquire(request) < 0:
             raise SymphonyError(
                 Reason.QUEUE_FULL,
@@ -521,6 +522,9 @@ class Node:
         for one in entry.scheduled:
             self._schedule(one, loaded[one.index])
         entry.alone_ns = min(one.alone_ns for one in entry.scheduled)
+        entry.control_ns = us_to_ns(self.config.control_us)
+        # Which lengths will be asked for is not known: as if each were as often.
+        entry.capacity_known(fmean(one.capacity_per_s for one in entry.scheduled))
         entry.state, entry.reason = "READY", ""
         self._catalog.publish(entry)
 
@@ -532,6 +536,9 @@ class Node:
         jitter_ns = max(profile.jitter_ns() for profile in entry.profiles.values())
         entry.margin.margin_ns = min(entry.margin.ceiling_ns, entry.margin.floor_ns + jitter_ns)
         entry.alone_ns = min(table[0] for table in tables.values())
+        entry.control_ns = us_to_ns(self.config.control_us)
+        counts = Counter(profile_key(worker.device) for worker in self._workers if worker.device.name in loaded)
+        entry.capacity_known(sum(capacity_per_s(tables[key], entry.slo_ns, count) for key, count in counts.items()))
         self.loop.model_added(
             index,
             entry.slo_ns,
@@ -599,6 +606,8 @@ class Node:
                 doors = list({entry.door for entry in self._catalog.by_index.values()})
                 self._doors.look(doors, self.loop.gpus_asked, sum(not gpu.is_quarantined for gpu in self.stats.gpus))
                 for entry in list(self._catalog.by_index.values()):
+                    if entry.served is entry:
+                        entry.looked(WATCH_EVERY_S)
                     if entry.processor is not None:
                         entry.processor.look(now_ns)
         except Exception as error:
@@ -708,6 +717,11 @@ class Node:
             task = asyncio.create_task(self._retire(entry, f"hung {count} times; see the log, then load it again"))
             self._retirements.add(task)
             task.add_done_callback(self._retirements.discard)
+
+
+def capacity_per_s(table_ns: Sequence[int], slo_ns: int, gpu_count: int) -> float:
+    """Return how many requests per second so many GPUs answer in time, if they have nothing else to do."""
+    return staggered_bound(table_ns, slo_ns, gpu_count)[1] or gpu_count * NS_PER_S / table_ns[0]
 
 
 def lateness_snapshot(loop: SchedulingLoop) -> HistogramSnapshot:

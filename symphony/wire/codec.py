@@ -18,6 +18,7 @@ from symphony.wire.limits import DEFAULT_LIMITS, WireLimits
 from symphony.wire.messages import Buffer, Encoded, Form, FormKind, InferRequest, InferResponse
 
 _FRAMED_TYPE: Final = FormKind.FRAMED.value
+_EARLIEST_MS_MAX: Final = 1e12
 _KINDS: Final = {
     # Triton's clients send no type or octet-stream; curl -d sends the last two.
     "": FormKind.JSON,
@@ -142,11 +143,15 @@ def decode_error(status: int, body: Buffer, content_type: str = "", retry_after:
         text = bytes(body[:_ERROR_TEXT_LENGTH_MAX]).decode(errors="replace").strip()
         message = f"HTTP status {status}" + (f": {text}" if text else "")
     model = fields.get("model")
+    earliest_ms: Any = fields.get("earliest_ms")
+    if not (type(earliest_ms) in (int, float) and 0 <= earliest_ms < _EARLIEST_MS_MAX):
+        earliest_ms = None
     return SymphonyError(
         _reason_of(fields.get("reason"), status),
         message[:_ERROR_TEXT_LENGTH_MAX],
         model=model if type(model) is str else "",
         retry_after_s=_seconds(retry_after),
+        earliest_ms=earliest_ms,
     )
 
 
