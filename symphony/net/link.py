@@ -355,7 +355,10 @@ class Link:
             metadata, segments = await self._receiver.call_received(self, message)
             return self._outgoing(Role.REPLY, metadata, segments, call=message.call)
         except SymphonyError as error:
-            body: Mapping[str, Any] = {key: text[:ERROR_LENGTH_MAX] for key, text in error.body().items()}
+            body: Mapping[str, Any] = {
+                key: value[:ERROR_LENGTH_MAX] if isinstance(value, str) else value
+                for key, value in error.body().items()
+            }
         except Exception:
             _log.exception("a call of %r failed", self.peer)
             body = {"error": "the call failed; the log of the node that was called has the reason"}
