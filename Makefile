@@ -28,7 +28,7 @@ serve: .stamp/built $(WEIGHTS)  ## serve the example models on http://127.0.0.1:
 demo: .stamp/built $(WEIGHTS)  ## start a node, send it real sentences and images, check every answer
 	$(BIN)/python examples/demo.py
 
-test: .stamp/built $(WEIGHTS)  ## run every test
+test: .stamp/built .stamp/prometheus .stamp/chromium $(WEIGHTS)  ## run every test
 	$(BIN)/python -m pytest
 
 test-fast: .stamp/built $(WEIGHTS)  ## run the tests that need no sockets and no patience (under a minute)
@@ -59,7 +59,7 @@ wheel: .stamp/built  ## build the source archive and the wheel into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
 clean:  ## remove what was built; the virtual environment stays
-	rm -rf build dist .stamp *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(WEIGHTS)
+	rm -rf build dist .stamp .tools *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(WEIGHTS)
 	find symphony -name '*.so' -delete
 
 # Set-up, once: an environment, torch first, then the rest; again when pyproject.toml changes.
@@ -77,6 +77,11 @@ $(BIN)/python:
 
 $(WEIGHTS) &: examples/train_digits.py examples/models/digits/model.py | .stamp/built
 	$(BIN)/python examples/train_digits.py
+
+# A real Prometheus and a real browser for the tests of what people see; without them those are skipped, and say why.
+.stamp/prometheus .stamp/chromium: .stamp/%: tests/tools/fetch_%.sh
+	$< .tools/$*
+	mkdir -p .stamp && { [ -e .tools/$*/missing ] || touch $@; }
 
 # A debug or sanitizer build lives in its own copy of the sources, so it never meets the release extensions.
 in_tree = mkdir -p build/$(1) && tar -c --ignore-failed-read $(TREE) | tar -x -C build/$(1) && cd build/$(1) \

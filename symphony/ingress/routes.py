@@ -34,6 +34,7 @@ class Routes:
                 "models": [f"/v2/models/{name}" for name in sorted({m.config.name for m in self._service.models()})],
                 "health": "/v2/health/ready",
                 "metrics": "/metrics",
+                "dashboard": "/dashboard",
             }
         )
 
