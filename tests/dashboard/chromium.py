@@ -81,9 +81,16 @@ class Page:
         for kind in ("keyDown", "keyUp"):
             await self.call("Input.dispatchKeyEvent", type=kind, key=key, text=text if kind == "keyDown" else "")
 
-    async def picture(self, file: Path, is_whole: bool = False) -> None:
-        """Save what is seen, or the whole page, as PNG."""
-        reply = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=is_whole)
+    async def picture(self, file: Path, selector: str = "") -> None:
+        """Save what is seen, or the first element that `selector` finds, as PNG."""
+        clip = {}
+        if selector:
+            box = await self.evaluate(
+                f"(({{x, y, width, height}}) => ({{x, y: y + scrollY, width, height, scale: 1}}))"
+                f"(document.querySelector({selector!r}).getBoundingClientRect())"
+            )
+            clip = {"clip": box}
+        reply = await self.call("Page.captureScreenshot", format="png", **clip)
         await asyncio.to_thread(file.write_bytes, base64.b64decode(reply["data"]))
 
     async def _read(self) -> None:

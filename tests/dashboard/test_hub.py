@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -189,3 +190,24 @@ async def test_view_follows_rates_reasons_and_a_reload() -> None:
     assert view.models[-1].offered_rate == 0 or view.models[0].offered_rate == 0
     assert all(model.offered_rate >= 0 for model in view.models)
     assert any(event[1] == "drop" and event[3] == "resnet" for event in view.events)
+
+
+async def test_frame_of_ten_thousand_requests_a_second_on_64_gpus_is_small_and_quick() -> None:
+    """1,250 batches a second, all 20 models changing: what one frame takes of the event loop, and of the line."""
+    names = tuple(f"model{number}" for number in range(20))
+    shown = Shown(*names, gpu_count=64)
+    shown.hub.join()
+    best_ns, size = 1 << 62, 0
+    for _ in range(40):  # as many as a busy machine needs to have a quiet moment
+        for number in range(312):
+            shown.batch(gpu=number % 64, model=names[number % 20], size=8)
+        for model in shown.source.list:
+            model.stats.request_accepted()
+            model.stats.batch_finished(8, 20 * MS, 10 * MS, 10 * MS, 0)
+        began_ns = time.perf_counter_ns()
+        shown.pass_ms(250)
+        best_ns = min(best_ns, time.perf_counter_ns() - began_ns)
+        size = len((await shown.hub.next(shown.hub.position - 1))[0][0])
+    print(f"a frame: {best_ns / 1e6:.2f} ms, {size / 1e3:.1f} kB")
+    assert best_ns < 5 * MS
+    assert size < 25_000

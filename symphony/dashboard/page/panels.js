@@ -69,7 +69,10 @@ class Panels {
     const { store } = this, { node, t } = store, total = this.totals(), ready = this.ready();
     if (!store.isKnown) return ["quiet", ["Waiting for the node …"]];
     const there = node.gpu_count - node.gpus_quarantined;
-    const gpus = [`${Math.ceil((node.gpus_busy || 0) - 0.02)} of ${node.gpu_count} GPU${node.gpu_count === 1 ? "" : "s"}`];
+    const busy = Math.ceil((node.gpus_busy || 0) - 0.02), plural = node.gpu_count === 1 ? "" : "s";
+    const work = busy >= there
+      ? [" The load keeps ", [there === 1 ? "the one GPU" : `all ${there} GPUs`], " at work", node.gpus_needed > there * 0.85 ? ": little is left for more." : "."]
+      : [" The load keeps ", [`${busy} of ${node.gpu_count} GPU${plural}`], " at work; the others are free."];
     const out = node.gpus_quarantined ? ` ${this.quarantined()} get${node.gpus_quarantined === 1 ? "s" : ""} no batches: see the events.` : "";
     if (store.health) return ["warn", [`This node is not ready: ${store.health}.`]];
     const hurt = store.ranked().filter((model) => model.badRate > BAD_RATE && model.bad > 0.1);
@@ -80,7 +83,7 @@ class Panels {
     }
     if (out) return ["warn", [out.trim(), " All models are within their objectives."]];
     if (total.offered < 0.1) return ["quiet", [`Nothing arrives. ${ready} model${ready === 1 ? " is" : "s are"} ready on ${there} GPU${there === 1 ? "" : "s"}.`]];
-    return ["good", [ready === 1 ? "The model is" : `All ${ready} models are`, " within ", ready === 1 ? "its objective" : "their objectives", ": at least 99 % good. The load keeps ", gpus, " at work; the others are free."]];
+    return ["good", [ready === 1 ? "The model is" : `All ${ready} models are`, " within ", ready === 1 ? "its objective" : "their objectives", ": at least 99 % good.", ...work]];
   }
 
   quarantined() {

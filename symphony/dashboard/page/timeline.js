@@ -96,7 +96,7 @@ class Timeline {
     const theme = document.documentElement.dataset.theme || "";
     if (this.palette && this.palette.theme === theme) return this.palette;
     this.palette = { theme };
-    for (const name of ["text", "muted", "line", "track", "panel", "bad", "bad-soft", "warn", "good", "window"]) this.palette[name] = cssVariable("--" + name);
+    for (const name of ["text", "muted", "line", "track", "panel", "bad", "bad-soft", "warn", "good"]) this.palette[name] = cssVariable("--" + name);
     const tile = make("canvas"); tile.width = tile.height = 8;
     const pen = tile.getContext("2d");
     pen.strokeStyle = this.palette.bad; pen.globalAlpha = 0.45; pen.lineWidth = 1.5;
@@ -152,7 +152,7 @@ class Timeline {
       own.push(x, y, wide);
       if (bars.fate[at] === 1) late.push(x, y, wide); else if (bars.fate[at] === 2) failed.push(x, y, wide);
       if (alone !== null && alone !== model) return;
-      if (isRoomy && wide > 14 && bars.count[at] === 1 && bars.latest[at] !== 0) windows.push(left + (bars.start[at] + bars.frontrun[at] - from) * scale, left + (bars.start[at] + bars.latest[at] - from) * scale, gpu * rowPx + gap);
+      if (isRoomy && wide > 14 && bars.count[at] === 1 && bars.latest[at] !== 0) windows.push(model, left + (bars.start[at] + bars.frontrun[at] - from) * scale, left + (bars.start[at] + bars.latest[at] - from) * scale, gpu * rowPx + gap);
       if (isRoomy && wide > 19) labels.push(bars.size[at], x + wide / 2, y + tall / 2 + 0.5);
     });
     for (const [model, own] of byModel) {
@@ -165,22 +165,24 @@ class Timeline {
     const strip = Math.max(2, tall * 0.24);
     for (let i = 0; i < late.length; i += 3) pen.fillRect(late[i], late[i + 1] + tall - strip, Math.max(1.5, late[i + 2]), strip);
     for (let i = 0; i < failed.length; i += 3) pen.fillRect(failed[i], failed[i + 1], Math.max(2, failed[i + 2]), tall);
-    if (windows.length < 900) this.drawWindows(windows, colours);
+    if (windows.length < 1600) this.drawWindows(windows);
     if (labels.length < 1800) {
       pen.fillStyle = "#fff"; pen.textAlign = "center"; pen.textBaseline = "middle";
       for (let i = 0; i < labels.length; i += 3) pen.fillText(labels[i], labels[i + 1], labels[i + 2]);
     }
   }
 
-  drawWindows(windows, colours) {
+  // In the colour of their model: with time to spare a batch may start long before its window.
+  drawWindows(windows) {
     const pen = this.context;
-    pen.strokeStyle = colours.window; pen.lineWidth = 1.3;
-    pen.beginPath();
-    for (let i = 0; i < windows.length; i += 3) {
-      const [open, close, y] = [windows[i], windows[i + 1], windows[i + 2]];
-      pen.moveTo(open, y + 4); pen.lineTo(open, y + 0.7); pen.lineTo(close, y + 0.7); pen.lineTo(close, y + 4);
+    pen.lineWidth = 1.6;
+    for (let i = 0; i < windows.length; i += 4) {
+      const [model, open, close, y] = [windows[i], windows[i + 1], windows[i + 2], windows[i + 3]];
+      pen.strokeStyle = colourOf(model);
+      pen.beginPath();
+      pen.moveTo(open, y + 4); pen.lineTo(open, y + 0.8); pen.lineTo(close, y + 0.8); pen.lineTo(close, y + 4);
+      pen.stroke();
     }
-    pen.stroke();
   }
 
   drawLabels(gpus, rowPx, left, colours) {
