@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from symphony.dashboard.ring import Fate
-
 
 @dataclass(slots=True)
 class Bar:
@@ -23,7 +21,8 @@ class Bar:
     end_us: int
     frontrun_us: int
     latest_us: int
-    fate: Fate
+    fate: int
+    """A `Fate`."""
     count: int = 1
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from symphony.dashboard.bars import Bar, thin
 from symphony.dashboard.journal import Event, Journal
-from symphony.dashboard.numbers import Numbers
 from symphony.dashboard.ring import BatchRecord, BatchRing
 from symphony.dashboard.sampler import NODE_FIELDS, ROW_FIELDS, Sampler
 from symphony.dashboard.source import Source
@@ -59,7 +58,7 @@ class Hub:
         self._journal = journal
         self._clock_ns = clock_ns
         self._origin_ns = clock_ns()
-        self._numbers = Numbers()
+        self._numbers = batches.numbers
         self._sampler = Sampler(source, journal, self._numbers, self._origin_ns)
         self._frames: deque[bytes] = deque(maxlen=FRAME_COUNT_MAX)
         self._batch_position = 0
@@ -184,12 +183,13 @@ class Hub:
         frontrun_us = latest_us = 0
         if record.predicted_ns > 0:
             due_ns = record.deadline_ns - record.margin_ns
-            growth = self._source.growth(record.model, record.gpu, record.size)
+            model = self._numbers.model(record.model)
+            growth = 1.0 if model is None else self._source.growth(model, record.gpu, record.size)
             latest_us = (due_ns - record.predicted_ns - record.started_ns) // NS_PER_US
             frontrun_us = (due_ns - round(record.predicted_ns * growth) - record.started_ns) // NS_PER_US
         return Bar(
             record.gpu,
-            self._numbers(record.model),
+            record.model,
             record.size,
             self._sampler.at_us(record.started_ns),
             self._sampler.at_us(record.finished_ns),
@@ -200,13 +200,13 @@ class Hub:
 
     def _sizes(self, records: list[BatchRecord]) -> list[int]:
         """Return how many batches of which model had which size, one flat list of threes."""
-        counts: dict[tuple[tuple[str, str], int], int] = {}
+        counts: dict[tuple[int, int], int] = {}
         for record in records:
             key = (record.model, record.size)
             counts[key] = counts.get(key, 0) + 1
         flat: list[int] = []
         for (model, size), count in counts.items():
-            flat += (self._numbers(model), size, count)
+            flat += (model, size, count)
         return flat
 
     def _events(self, events: list[Event]) -> list[list[object]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from symphony.dashboard import BatchRecord, BatchRing, Fate
+from symphony.dashboard import BatchRing, Fate
 from symphony.driver.requests import PendingRequest
 from symphony.driver.table import RequestTable
 from symphony.errors import Reason, SymphonyError
@@ -144,17 +144,15 @@ class Answers:
         """Put the batch on the timeline."""
         plan = batch.plan
         self._timeline.put(
-            BatchRecord(
-                plan.gpu,
-                entry.key,
-                len(batch.requests),
-                min(request.deadline_ns for request in batch.requests),
-                entry.margin.margin_ns,
-                plan.finish_at_ns - plan.start_at_ns,
-                batch.started_ns,
-                batch.finished_ns,
-                fate,
-            )
+            plan.gpu,
+            entry.key,
+            len(batch.requests),
+            min(request.deadline_ns for request in batch.requests),
+            entry.margin.margin_ns,
+            plan.finish_at_ns - plan.start_at_ns,
+            batch.started_ns,
+            batch.finished_ns,
+            fate,
         )
 
     def _reply(self, entry: ModelEntry, request: PendingRequest, outputs: Any, now_ns: int) -> None:

@@ -55,7 +55,7 @@ class Page:
             raise RuntimeError(f"{expression}: {reply['exceptionDetails']}")
         return reply["result"].get("value")
 
-    async def until(self, expression: str, timeout_s: float = 20.0) -> None:
+    async def until(self, expression: str, timeout_s: float = 60.0) -> None:
         """Wait until the expression is true."""
         async with asyncio.timeout(timeout_s):
             while not await self.evaluate(f"Boolean({expression})"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from symphony.config import ModelConfig, parse_model_config
-from symphony.dashboard import BatchRecord, BatchRing, Fate, Hub, Journal
+from symphony.dashboard import BatchRing, Fate, Hub, Journal
 from symphony.metrics import BuildInfo, GpuStats, ModelStats, NodeStats
 
 MS = 1_000_000
@@ -89,6 +89,4 @@ class Shown:
         """Let a batch end now that began `ago_ms` ago, predicted to take 10 ms, 30 ms before its deadline."""
         now_ns = self.clock.now_ns
         started_ns = now_ns - round(ago_ms * MS)
-        self.ring.put(
-            BatchRecord(gpu, (model, "1"), size, started_ns + 30 * MS, 2 * MS, 10 * MS, started_ns, now_ns, fate)
-        )
+        self.ring.put(gpu, (model, "1"), size, started_ns + 30 * MS, 2 * MS, 10 * MS, started_ns, now_ns, fate)

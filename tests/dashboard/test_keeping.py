@@ -1,5 +1,7 @@
 """What is kept is bounded: the ring of batches, the journal, models' numbers, the looks behind a quantile."""
 
+import gc
+
 import pytest
 
 from symphony.dashboard import BatchRecord, BatchRing, Fate, Journal
@@ -8,19 +10,34 @@ from symphony.dashboard.numbers import Numbers
 from symphony.dashboard.recent import LOOK_COUNT, RecentQuantile
 
 
+def put(ring: BatchRing, size: int) -> None:
+    ring.put(7, ("m", "1"), size, 1 << 60, -2, 3, 4, 5, Fate.LATE)
+
+
 def record(size: int) -> BatchRecord:
-    return BatchRecord(0, ("m", "1"), size, 0, 0, 0, 0, 0, Fate.GOOD)
+    return BatchRecord(7, 1, size, 1 << 60, -2, 3, 4, 5, Fate.LATE)
 
 
 def test_ring_returns_what_came_since_and_counts_what_was_overwritten() -> None:
     ring = BatchRing(4)
     for size in range(3):
-        ring.put(record(size))
+        put(ring, size)
     assert ring.since(1) == ([record(1), record(2)], 0)
     for size in range(3, 9):
-        ring.put(record(size))
+        put(ring, size)
     assert ring.since(3) == ([record(5), record(6), record(7), record(8)], 2)
     assert ring.since(9) == ([], 0)
+
+
+def test_full_ring_leaves_no_object_for_a_batch() -> None:
+    ring = BatchRing(1 << 10)
+    put(ring, 1)
+    gc.collect()
+    before = len(gc.get_objects())
+    for size in range(1 << 10):
+        put(ring, size)
+    gc.collect()
+    assert len(gc.get_objects()) - before < 20
 
 
 @pytest.mark.parametrize("capacity", [0, 3, -4])
@@ -43,6 +60,7 @@ def test_journal_keeps_the_last_events_and_cuts_long_ones() -> None:
 def test_model_keeps_its_number_and_those_beyond_the_limit_share_one() -> None:
     numbers = Numbers(limit=2)
     assert [numbers((name, "1")) for name in "abacb"] == [1, 2, 1, 0, 2]
+    assert [numbers.model(number) for number in range(3)] == [None, ("a", "1"), ("b", "1")]
 
 
 def test_quantile_is_of_the_last_looks_alone() -> None:
