@@ -177,6 +177,6 @@ class Store {
   // Models that are ready or asked for, those that hurt most first.
   ranked() {
     return [...this.models.values()].filter((model) => model.number > 0).sort((a, b) =>
-      (b.badRate > BAD_RATE) - (a.badRate > BAD_RATE) || b.bad * (b.badRate > BAD_RATE) - a.bad * (a.badRate > BAD_RATE) || a.number - b.number);
+      (b.badRate > BAD_RATE) - (a.badRate > BAD_RATE) || b.bad * (b.badRate > BAD_RATE) - a.bad * (a.badRate > BAD_RATE) || (b.offered > 0) - (a.offered > 0) || a.number - b.number);
   }
 }
