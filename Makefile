@@ -28,7 +28,7 @@ serve: .stamp/built $(WEIGHTS)  ## serve the example models on http://127.0.0.1:
 demo: .stamp/built $(WEIGHTS)  ## start a node, send it real sentences and images, check every answer
 	$(BIN)/python examples/demo.py
 
-test: .stamp/built .stamp/etcd $(WEIGHTS)  ## run every test
+test: .stamp/built .stamp/etcd .stamp/prometheus .stamp/chromium $(WEIGHTS)  ## run every test
 	$(BIN)/python -m pytest
 
 test-fast: .stamp/built $(WEIGHTS)  ## run the tests that need no sockets and no patience (under a minute)
@@ -82,6 +82,11 @@ $(BIN)/python:
 
 $(WEIGHTS) &: examples/train_digits.py examples/models/digits/model.py | .stamp/built
 	$(BIN)/python examples/train_digits.py
+
+# A real Prometheus and a real browser for the tests of what people see; without them those are skipped, and say why.
+.stamp/prometheus .stamp/chromium: .stamp/%: tests/tools/fetch_%.sh
+	$< .tools/$*
+	mkdir -p .stamp && { [ -e .tools/$*/missing ] || touch $@; }
 
 # A debug or sanitizer build lives in its own copy of the sources, so it never meets the release extensions.
 in_tree = mkdir -p build/$(1) && tar -c --ignore-failed-read $(TREE) | tar -x -C build/$(1) && cd build/$(1) \

@@ -15,6 +15,7 @@ COMMANDS = {
     "profile": ("symphony.cli.profile", "profile_command", "Measure how long a batch of each size takes."),
     "simulate": ("symphony.cli.simulate", "simulate_command", "Run a workload in virtual time."),
     "plan": ("symphony.cli.plan", "plan_command", "Say how many GPUs a workload needs, by simulation."),
+    "top": ("symphony.cli.top", "top_command", "Watch a node: models, GPUs, what is dropped and why."),
     "bench": ("symphony.cli.bench", "bench_command", "Load a server, open loop, and report what was good."),
 }
 

@@ -4,7 +4,7 @@
 behind the `Service` protocol. This package never schedules and never runs a model.
 """
 
-from symphony.ingress.app import build_app, make_runner
+from symphony.ingress.app import build_app, guarded, make_runner
 from symphony.ingress.exchange import Exchange, InferExchange
 from symphony.ingress.limits import IngressLimits
 from symphony.ingress.replies import EncodedReply
@@ -19,6 +19,7 @@ __all__ = [
     "ServedModel",
     "Service",
     "build_app",
+    "guarded",
     "make_runner",
     "unknown_model",
 ]

@@ -62,11 +62,11 @@ def build_app(
 
     def get(path: str, handler: _Handler, scope: str | None = "infer") -> None:
         if scope in scopes:
-            app.router.add_get(path, _guarded(handler, scope, exchanges), expect_handler=expect)
+            app.router.add_get(path, guarded(handler, scope, exchanges), expect_handler=expect)
 
     def post(path: str, handler: _Handler, scope: str | None = "infer") -> None:
         if scope in scopes:
-            app.router.add_post(path, _guarded(handler, scope, exchanges), expect_handler=expect)
+            app.router.add_post(path, guarded(handler, scope, exchanges), expect_handler=expect)
 
     get("/", routes.landing)
     get("/metrics", routes.metrics, "metrics")
@@ -118,7 +118,7 @@ def make_runner(app: web.Application, limits: IngressLimits, shutdown_timeout_s:
     )
 
 
-def _guarded(handler: _Handler, scope: str | None, exchanges: InferExchange) -> _Handler:
+def guarded(handler: _Handler, scope: str | None, exchanges: InferExchange) -> _Handler:
     """Return the handler behind a look at the caller's key, if the route needs one."""
     if scope is None:
         return handler

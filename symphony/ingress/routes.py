@@ -38,6 +38,7 @@ class Routes:
                 "models": [f"/v2/models/{name}" for name in filter(may_use, names)],
                 "health": "/v2/health/ready",
                 "metrics": "/metrics",
+                "dashboard": "/dashboard",
             }
         )
 

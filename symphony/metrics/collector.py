@@ -201,13 +201,18 @@ def _node_families(node: NodeStats) -> Iterator[Metric]:
             gaps.add_metric((gpu.name,), gpu.gaps.cumulative(), gpu.gaps.total)
     yield gaps
     held = GaugeMetricFamily("symphony_gpu_models", "Models in a GPU's memory.", labels=("gpu",))
+    held_bytes = GaugeMetricFamily(
+        "symphony_gpu_model_bytes", "What the models in a GPU's memory take of it.", labels=("gpu",)
+    )
     loads = CounterMetricFamily(
         "symphony_gpu_model_loads", "Models brought into a GPU's memory by demand.", labels=("gpu",)
     )
     for gpu in node.gpus:
         held.add_metric((gpu.name,), gpu.model_count)
+        held_bytes.add_metric((gpu.name,), gpu.model_bytes)
         loads.add_metric((gpu.name,), gpu.load_count)
     yield held
+    yield held_bytes
     yield loads
     refused = CounterMetricFamily(
         "symphony_requests_refused", "Requests turned away before their model was known.", labels=("reason",)
@@ -222,6 +227,23 @@ def _node_families(node: NodeStats) -> Iterator[Metric]:
         )
         lateness.add_metric((), node.loop_lateness.cumulative(), node.loop_lateness.total)
         yield lateness
+    for name, text, histogram in (
+        ("symphony_event_loop_delay_seconds", "How late the asyncio thread's timers fire.", node.event_loop_delay),
+        (
+            "symphony_ingress_lag_seconds",
+            "From arrival until the scheduling loop was told: the longest of each turn of the event loop.",
+            node.ingress_lag,
+        ),
+        (
+            "symphony_handover_lag_seconds",
+            "From a batch's end on its GPU until the asyncio thread took it.",
+            node.handover_lag,
+        ),
+    ):
+        snapshot = histogram.snapshot()
+        family = HistogramMetricFamily(name, text)
+        family.add_metric((), snapshot.cumulative(), snapshot.total)
+        yield family
 
 
 def make_registry(source: MetricsSource) -> CollectorRegistry:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from symphony.dashboard import BatchRing, Fate
 from symphony.driver.requests import PendingRequest
 from symphony.driver.table import RequestTable
 from symphony.errors import Reason, SymphonyError
@@ -19,6 +20,7 @@ from symphony.execution.devices import Device, Fault
 from symphony.execution.worker import Batch, Plan, split_outputs
 from symphony.ingress.arrival_clock import ArrivalClock
 from symphony.loop import SchedulingLoop
+from symphony.metrics import NodeStats
 from symphony.server.catalog import Catalog
 from symphony.server.drift import DriftEstimator, SlowDevices
 from symphony.server.loading import profile_key
@@ -46,8 +48,13 @@ class Answers:
         arrival_clock: ArrivalClock,
         queue: Callable[[ModelEntry, PendingRequest], None],
         on_lost: Callable[[int, str], None],
+        stats: NodeStats,
+        timeline: BatchRing,
     ) -> None:
-        """`queue` hands a preprocessed request to the loop; `on_lost(gpu, why)` hears once of a lost device."""
+        """`queue` hands a preprocessed request to the loop; `on_lost(gpu, why)` hears once of a lost device.
+
+        `timeline` gets each batch that ended, for those who watch.
+        """
         self.is_stopped = False
         self._table = table
         self._loop = loop
@@ -58,6 +65,8 @@ class Answers:
         self._arrival_clock = arrival_clock
         self._queue = queue
         self._on_lost = on_lost
+        self._stats = stats
+        self._timeline = timeline
         self._lost: set[int] = set()
 
     def take_outcomes(self) -> None:
@@ -84,6 +93,7 @@ class Answers:
         requests, plan = batch.requests, batch.plan
         entry = self._catalog.by_index[plan.model]
         now_ns = time.monotonic_ns()
+        self._stats.handover_lag.observe(now_ns - batch.finished_ns)
         if batch.fault is Fault.PLACE:
             self.schedule_again(entry, requests)
             return
@@ -94,6 +104,7 @@ class Answers:
             self.schedule_again(entry, requests)
             return
         if batch.outputs is None:
+            self._show(entry, batch, Fate.FAILED)
             self.fail(entry, requests, str(batch.error) or type(batch.error).__name__)
             return
         stats = entry.stats
@@ -109,6 +120,7 @@ class Answers:
         if batch.bad_rows:
             bad = [requests[row] for row in batch.bad_rows]
             self.fail(entry, bad, "an output holds NaN or infinities, and model.toml allows none (allow_nan)")
+        self._show(entry, batch, Fate.LATE if now_ns > earliest_ns else Fate.GOOD)
         processor, lanes = entry.served.processor, entry.served.lanes
         for row, (request, outputs) in enumerate(
             zip(requests, split_outputs(batch.outputs, len(requests)), strict=True)
@@ -129,6 +141,21 @@ class Answers:
         if batch.fault is None:
             self._note_duration(entry, batch, answered_ns)
             self._note_overrun(entry, answered_ns - plan.finish_at_ns, answered_ns)
+
+    def _show(self, entry: ModelEntry, batch: Batch, fate: Fate) -> None:
+        """Put the batch on the timeline."""
+        plan = batch.plan
+        self._timeline.put(
+            plan.gpu,
+            entry.key,
+            len(batch.requests),
+            min(request.deadline_ns for request in batch.requests),
+            entry.margin.margin_ns,
+            plan.finish_at_ns - plan.start_at_ns,
+            batch.started_ns,
+            batch.finished_ns,
+            fate,
+        )
 
     def _reply(self, entry: ModelEntry, request: PendingRequest, outputs: Any, now_ns: int) -> None:
         """Give back what the request holds and complete it, if anybody still waits for it."""

@@ -6,17 +6,20 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 
 from symphony.config import NodeConfig
+from symphony.dashboard import Hub, add_dashboard
 from symphony.errors import ConfigError
-from symphony.ingress import InferExchange, IngressLimits, build_app, make_runner
+from symphony.ingress import InferExchange, IngressLimits, build_app, guarded, make_runner
 from symphony.ingress.callers import Callers
 from symphony.ingress.hot import HotServer
 from symphony.server.node import Node
 from symphony.server.reloading import Followed, Reloader, read_keys
+from symphony.server.showing import Showing
 from symphony.server.tls import Certificate
 
 _log = logging.getLogger(__name__)
@@ -39,6 +42,8 @@ class Front:
         self._servers: list[asyncio.Server] = []
         self._runners: list[web.AppRunner] = []
         self._hot: HotServer | None = None
+        self._hub: Hub | None = None
+        self._showing: asyncio.Task[None] | None = None
         followed = []
         if config.keys is not None:
             file = config.keys
@@ -78,16 +83,25 @@ class Front:
         exchanges = InferExchange(node, limits, clock_ns=node.arrival_clock, callers=callers)
         has_management = config.management_port is not None
         app = build_app(node, limits, exchanges, *([PUBLIC_SCOPES] if has_management else []))
+        if not has_management:
+            self._show(node, app, exchanges)
         self._hot = HotServer(exchanges, await self._set_up(make_runner(app, limits)), limits)
         self.port = await self._listen(self._hot, config.host, config.port, "--port")
         if config.management_port is not None:
             # Connections of its own: a flood at the main port closes no manager's.
             exchanges = InferExchange(node, limits, clock_ns=node.arrival_clock, callers=callers)
             app = build_app(node, limits, exchanges, MANAGEMENT_SCOPES)
+            self._show(node, app, exchanges)
             make_protocol = await self._set_up(make_runner(app, limits))
             self.management_port = await self._listen(
                 make_protocol, config.management_host, config.management_port, "--management-port"
             )
+
+    def _show(self, node: Node, app: web.Application, exchanges: InferExchange) -> None:
+        """Add the live page where metrics are; it needs a key as they do."""
+        self._hub = Hub(Showing(node), asdict(node.build), node.timeline, node.journal)
+        add_dashboard(app, self._hub, lambda handler: guarded(handler, "metrics", exchanges))
+        self._showing = asyncio.create_task(self._hub.run())
 
     async def _set_up(self, runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
         self._runners.append(runner)
@@ -140,6 +154,9 @@ class Front:
             server.close()
         if self._hot is not None:
             self._hot.close()
+        if self._hub is not None and self._showing is not None:
+            self._hub.close()
+            self._showing.cancel()
         for runner in self._runners:
             await runner.cleanup()
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from symphony.config import ModelConfig, NodeConfig
 from symphony.config.lengths import LengthError
+from symphony.dashboard import BatchRing, Journal
 from symphony.driver.requests import PendingRequest
 from symphony.driver.table import RequestTable
 from symphony.errors import ConfigError, Reason, SymphonyError
@@ -55,6 +56,7 @@ _log = logging.getLogger(__name__)
 WATCH_EVERY_S = 0.05
 """How often doors, processing and slow devices are looked after."""
 HANG_EVERY_S = 0.01
+HANG_EVERY_NS = round(HANG_EVERY_S * NS_PER_S)
 """How often batches are looked for that hang: what a hang costs the others beyond its model's limit."""
 MB = 1_000_000
 HANG_COUNT_MAX = 3
@@ -104,10 +106,15 @@ class Node:
         self._is_started = False
         self._is_stopped = False
         self._is_ring_due = False
+        self._ring_arrived_ns = 0
         self._doors = Doors()
         self.arrival_clock = ArrivalClock()
         """When what is being read arrived: the deadline of a request counts from there."""
         self._slow_devices = SlowDevices(self.stats.gpus)
+        self.timeline = BatchRing()
+        """The batches that ended last, for those who watch."""
+        self.journal = Journal()
+        """What happened to models and GPUs, for those who watch."""
         self._answers = Answers(
             self._table,
             self.loop,
@@ -118,6 +125,8 @@ class Node:
             self.arrival_clock,
             self._queue,
             self._lose,
+            self.stats,
+            self.timeline,
         )
         self._holds = Holds(self.loop, self._catalog, self._workers)
         self._reprofiler = Reprofiler(
@@ -168,6 +177,7 @@ class Node:
     async def drain(self, timeout_s: float) -> bool:
         """Refuse new requests and wait until the accepted ones have ended; return whether all did in time."""
         self._is_draining = True
+        self.journal.note("node", "draining: new requests are refused")
         deadline = time.monotonic() + timeout_s
         while len(self._table) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
@@ -297,12 +307,16 @@ class Node:
         if not self._is_ring_due:
             # Once for all that this turn of the event loop reads: waking a thread costs more than scheduling a request.
             self._is_ring_due = True
+            # Preprocessing takes its time on purpose; what arrived and was read in this turn tells of the loop.
+            self._ring_arrived_ns = request.arrived_ns if entry.processor is None else 0
             self._asyncio.call_soon(self._ring)
 
     def _ring(self) -> None:
         self._is_ring_due = False
         if not self._is_stopped:
             self.loop.ring()
+            if self._ring_arrived_ns:
+                self.stats.ingress_lag.observe(time.monotonic_ns() - self._ring_arrived_ns)
 
     def cancel(self, request: PendingRequest) -> None:
         """Forget a submitted request; its slot comes back with its batch or from the loop."""
@@ -377,11 +391,23 @@ class Node:
             gpu.busy_ns = worker.busy_ns
             gpu.gaps = worker.gaps.snapshot()
             gpu.is_in_use = worker.in_flight_count > 0
-            gpu.model_count = len(worker.models) if worker.swapper is None else len(worker.swapper.resident)
+            held = worker.models
+            if worker.swapper is not None:
+                held = {index: held[index] for index in tuple(worker.swapper.resident) if index in held}
+            gpu.model_count = len(held)
+            gpu.model_bytes = sum(model.memory_bytes for model in held.values())
             gpu.load_count = 0 if worker.swapper is None else worker.swapper.load_count
         self.stats.gpus_needed = self.loop.gpus_asked
         self.stats.loop_lateness = lateness_snapshot(self.loop)
         return self.stats
+
+    def growth(self, model: tuple[str, str], gpu: int, size: int) -> float:
+        """Return l(size + 1) / l(size) of the model on the GPU as profiled; 1.0 when not known or none is larger."""
+        entry = self._catalog.entries.get(model)
+        key = profile_key(self._devices[gpu])
+        if entry is None or key not in entry.profiles or size >= entry.config.batch_size_max:
+            return 1.0
+        return entry.profiled_ns(key, size + 1) / entry.profiled_ns(key, size)
 
     # ---- models ------------------------------------------------------------------------------------------------
 
@@ -422,12 +448,14 @@ class Node:
                 if entry.processor is not None:
                     entry.processor.close()
                 _log.error('model "%s" version %s cannot be served: %s', config.name, config.version, entry.reason)
+                self.journal.note("model", f"cannot be served: {entry.reason}", entry.key)
                 return entry
             self._serve(entry, loaded)
             if is_serving and old is not None:
                 self._catalog.publish(entry)
                 await self._retire(old, "replaced by a newer load")
             _log.info('model "%s" version %s is ready', config.name, config.version)
+            self.journal.note("model", "ready", entry.key)
             return entry
 
     async def _poll(self, watch: RepositoryWatch) -> None:
@@ -566,6 +594,7 @@ class Node:
         self._catalog.choose_latest(entry.config.name)
         if not was_ready:
             return
+        self.journal.note("model", f"out of service: {reason}", entry.key)
         # Cancelled requests are no longer in flight, but their batch may be.
         while entry.held_count:
             await asyncio.sleep(0.005)
@@ -591,7 +620,10 @@ class Node:
         watch_at_ns = 0
         try:
             while True:
+                due_ns = time.monotonic_ns() + HANG_EVERY_NS
                 await asyncio.sleep(HANG_EVERY_S)
+                # uvloop's timers may be early, too.
+                self.stats.event_loop_delay.observe(max(0, time.monotonic_ns() - due_ns))
                 now_ns = time.monotonic_ns()
                 for worker in list(self._workers):
                     if worker.overdue(now_ns):
@@ -603,6 +635,7 @@ class Node:
                 watch_at_ns = now_ns + round(WATCH_EVERY_S * NS_PER_S)
                 for gpu in self._slow_devices.look():
                     self.loop.gpu_drained(gpu)
+                    self.journal.note("gpu", "quarantined: too slow, it gets no more batches", gpu=gpu)
                 doors = list({entry.door for entry in self._catalog.by_index.values()})
                 self._doors.look(doors, self.loop.gpus_asked, sum(not gpu.is_quarantined for gpu in self.stats.gpus))
                 for entry in list(self._catalog.by_index.values()):
@@ -652,6 +685,7 @@ class Node:
             limit_ms = entry.config.run_timeout_ms
             self._answers.fail(entry, requests, f"it ran longer than run_timeout_ms = {limit_ms:g} ms on {device.name}")
             _log.error('model "%s" hung on %s; the device has a new worker', entry.config.name, device.name)
+            self.journal.note("gpu", "quarantined while it got a new worker: a batch hung", entry.served.key, gpu)
             self._holds.hung(entry)
             self._note_hang(entry.served)
         fresh: dict[ModelEntry, LoadedModel] = {}
@@ -666,6 +700,7 @@ class Node:
     def _lose(self, gpu: int, why: str) -> None:
         """Give up a device on which nothing runs any more; the process ends once the others have done their work."""
         _log.critical("%s", why)
+        self.journal.note("gpu", f"lost: {why}", gpu=gpu)
         self.stats.gpus[gpu].is_quarantined = True
         self.loop.gpu_drained(gpu)
         self._holds.lose(gpu)

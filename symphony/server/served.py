@@ -40,6 +40,7 @@ class ModelEntry:
 
     def __init__(self, config: ModelConfig, folder: Path, index: int, reply_margin_ns: int) -> None:
         self.config = config
+        self.key = (config.name, config.version)
         self.folder = folder
         self.index = index
         self.state = "LOADING"

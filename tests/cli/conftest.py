@@ -1,0 +1,1 @@
+from tests.server.conftest import run_node  # noqa: F401 - a node is what is watched
