@@ -15,10 +15,10 @@ ones, and when two of them lose theirs, one is dismissed: the one that lost more
 about. It serves its own requests on its own GPUs until it is whole again. The leader needs no link of its own to judge
 that, and one bad link costs one node's share of the pool, not the requests of two.
 
-**Distance in the arithmetic.** A deadline becomes, on the leader's clock, `deadline - bound - way back`: the error bound
-of the clocks' comparison, and the longest way that outputs may take from any executing node to the request's ingress
-node. The way there (plan, fetch, inputs) is `control_ns` of the core; what is longer than that is subtracted, too. It
-is the longest way since the core does not yet know on which GPU the request will run.
+**Distance in the arithmetic.** A deadline becomes, on the leader's clock, `deadline - bound - way back`: the error
+bound of the clocks' comparison, and the longest way that outputs may take from any executing node to the request's
+ingress node. The way there (plan, fetch, inputs) is `control_ns` of the core; what is longer than that is subtracted,
+too. It is the longest way since the core does not yet know on which GPU the request will run.
 
 **Terms.** Before anything goes out the clock is compared with the instant until which the leadership is held; at that
 instant the leader stands down, and says so. What it sent just before is fenced by its term at the receivers.
@@ -347,7 +347,8 @@ class Leader:
             if other not in peers and other != node_id:
                 return f"it has no link to {other}, and every scheduled node must reach every other"
         for model in message.models:
-            if not (0 < model.slo_ns <= DURATION_NS_MAX and 0 < model.batch_size_max and 0 <= model.margin_ns):
+            is_right = 0 < model.slo_ns <= DURATION_NS_MAX and 0 <= model.margin_ns <= DURATION_NS_MAX
+            if not is_right or model.batch_size_max < 1:
                 return f"model {model.name} has an SLO, batch size or margin out of range"
         for profile in message.profiles:
             table = profile.latency_ns
@@ -474,11 +475,11 @@ class Leader:
             if here is None:
                 self._drops_out[node.id].append((key, Reason.UNKNOWN_MODEL.token))
                 continue
-            deadline_ns = distance.here_at_latest_ns(deadline_ns) - way_ns
-            if abs(deadline_ns) > DURATION_NS_MAX or not PRIORITY_HIGHEST <= priority <= PRIORITY_LOWEST:
+            ends_at_ns = distance.here_at_latest_ns(deadline_ns) - way_ns
+            if abs(ends_at_ns) > DURATION_NS_MAX or not PRIORITY_HIGHEST <= priority <= PRIORITY_LOWEST:
                 self._drops_out[node.id].append((key, Reason.BAD_INPUT.token))
                 continue
-            entries.append(_Entry(node, key, here, deadline_ns, priority))
+            entries.append(_Entry(node, key, here, ends_at_ns, priority))
         self._admit(now_ns, entries)
 
     def _put_back(self, now_ns: int, entries: Iterable[_Entry]) -> None:

@@ -124,14 +124,14 @@ class Standing(Enum):
 
 
 class ClusterNode:
-    """One node: `id` is unique to the process; `own_core` is fresh and has room for all the node's requests and GPUs.
+    """One node: `node_id` is unique to the process; `own_core` is fresh, with room for all its requests and GPUs.
 
     The caller performs the actions in order, calls `wake` at `wakeup_ns`, and never lets time go backwards.
     """
 
     def __init__(
         self,
-        id: str,
+        node_id: str,
         offer: Offer,
         own_core: Core,
         *,
@@ -143,7 +143,7 @@ class ClusterNode:
                 f"the own core has room for {own_core.request_count_max} requests, the node for {request_count_max}; "
                 "make the core as large"
             )
-        self.id = id
+        self.id = node_id
         self.standing = Standing.ALONE
         self.newest_term = OWN_TERM
         self.leader: Leader | None = None
@@ -162,11 +162,11 @@ class ClusterNode:
         self._gpus = list(offer.gpus)
         self._kinds = {kind: index for index, kind in enumerate(dict.fromkeys(gpu.kind for gpu in offer.gpus))}
         if len(self._kinds) > KIND_COUNT_MAX:
-            raise ValueError(f"node {id} has GPUs of {len(self._kinds)} kinds; at most {KIND_COUNT_MAX} are known")
+            raise ValueError(f"node {node_id} has GPUs of {len(self._kinds)} kinds; at most {KIND_COUNT_MAX} are known")
         self._kept_back: set[int] = set()
         """GPUs that still have a plan that the present scheduler did not make."""
         self._ingress = Ingress(
-            id, request_count_max, self._send, self._reaches, self._actions, self._patience.overdue_ns
+            node_id, request_count_max, self._send, self._reaches, self._actions, self._patience.overdue_ns
         )
         self._executor = Executor(
             len(offer.gpus), self._send, self._reaches, self._actions, self._patience.fetch_wait_ns
