@@ -34,6 +34,7 @@ from symphony.cluster.protocol import (
     Outputs,
     Returned,
     Submit,
+    Withdraw,
 )
 from symphony.core import Event, RequestArrived, RequestCancelled
 from symphony.errors import Reason
@@ -168,6 +169,10 @@ class Ingress:
         """Return the keys of the requests that have these slots now."""
         return tuple(self._key_in_slot[slot] for slot in slots)
 
+    def deadline_max_ns(self, keys: Sequence[int]) -> int:
+        """Return the latest deadline of these requests, those that are over left out."""
+        return max((self._requests[key].deadline_ns for key in keys if key in self._requests), default=0)
+
     # What executing nodes say
 
     def fetch(self, now_ns: int, executor: str, message: Fetch) -> None:
@@ -188,7 +193,8 @@ class Ingress:
 
     def outputs(self, executor: str, message: Outputs) -> None:
         """Answer the requests that are still waited for, whoever has them now: the first outcome wins."""
-        answered = tuple(key for key in message.requests if self._take(key) is not None)
+        claim = (executor, message.term, message.plan_id)
+        answered = tuple(key for key in message.requests if self._take(key, ended=claim) is not None)
         if answered:
             self._actions.append(Answer(answered, executor))
 
@@ -196,8 +202,10 @@ class Ingress:
         """Fail the requests that this plan has; one that another plan has since may still succeed."""
         for key in message.requests:
             request = self._requests.get(key)
-            if request is not None and request.claim == (executor, message.term, message.plan_id):
-                self._refuse(key, message.reason)
+            claim = (executor, message.term, message.plan_id)
+            if request is not None and request.claim == claim:
+                self._take(key, ended=claim)
+                self._actions.append(Refuse(key, message.reason))
 
     def returned(self, now_ns: int, executor: str, message: Returned) -> None:
         """Have requests that were planned and not run scheduled again."""
@@ -251,13 +259,17 @@ class Ingress:
         self._take(key, is_placed=is_placed)
         self._actions.append(Refuse(key, reason))
 
-    def _take(self, key: int, *, is_placed: bool = True) -> _Accepted | None:
-        """Remove a request, and tell its scheduler if that still has it to plan."""
+    def _take(self, key: int, *, is_placed: bool = True, ended: _Claim | None = None) -> _Accepted | None:
+        """Remove a request, and tell whoever still has it, its scheduler or a plan other than the `ended` one."""
         request = self._requests.pop(key, None)
         if request is None:
             return None
         self._free.append(slot_of(key))
-        if is_placed and request.claim is None:
+        if request.claim is not None:
+            executor, term, plan_id = request.claim
+            if request.claim != ended and self._reaches(executor):
+                self._send(executor, Withdraw(term, plan_id, (key,)))
+        elif is_placed:
             if request.term == OWN_TERM:
                 self.own_events.append(RequestCancelled(slot_of(key)))
             else:

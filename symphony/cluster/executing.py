@@ -45,6 +45,7 @@ class _Held:
     term: int
     plan: Plan
     start_at_ns: int
+    latest_at_ns: int
     give_up_at_ns: int
     waiting: set[Member] = field(default_factory=set)
     ready: list[Member] = field(default_factory=list)
@@ -95,15 +96,15 @@ class Executor:
         """Return whether the GPU runs or has yet to run a plan."""
         return bool(self._queues[gpu])
 
-    def accept(self, now_ns: int, term: int, plan: Plan, start_at_ns: int) -> None:
-        """Take a plan to be begun at `start_at_ns` of this node's clock or later. One that was taken before is ignored.
+    def accept(self, now_ns: int, term: int, plan: Plan, start_at_ns: int, latest_at_ns: int) -> None:
+        """Take a plan to be begun between these instants of this node's clock. One that was taken before is ignored.
 
         One that cannot be taken (no such GPU, unusable, too many) is returned to the ingress nodes.
         """
         if plan.plan_id <= self._newest_plan.get(term, 0):
             return
         self._newest_plan[term] = plan.plan_id
-        held = _Held(term, plan, start_at_ns, max(now_ns, start_at_ns) + self._fetch_wait_ns)
+        held = _Held(term, plan, start_at_ns, latest_at_ns, max(now_ns, start_at_ns) + self._fetch_wait_ns)
         if (
             plan.gpu >= len(self._queues)
             or not self._is_usable[plan.gpu]
@@ -134,6 +135,15 @@ class Executor:
                 held.ready.append((ingress, request))
         held.waiting.difference_update((ingress, request) for request in denied)
         self._advance(now_ns, held.plan.gpu)
+
+    def withdraw(self, now_ns: int, ingress: str, term: int, plan_id: int, requests: Sequence[int]) -> None:
+        """Do not run these requests of a plan, if it has not begun."""
+        held = self._plans.get((term, plan_id))
+        if held is not None and not held.has_begun:
+            gone = {(ingress, request) for request in requests}
+            held.waiting -= gone
+            held.ready = [member for member in held.ready if member not in gone]
+            self._advance(now_ns, held.plan.gpu)
 
     def ran(self, now_ns: int, term: int, plan_id: int, ended_at_ns: int, reason: str = "") -> None:
         """Take note that a batch ended; with a `reason`, that it failed. One that is not held any more is ignored."""
@@ -191,6 +201,10 @@ class Executor:
         queue = self._queues[gpu]
         while queue and not queue[0].has_begun:
             head = queue[0]
+            if now_ns > head.latest_at_ns:  # the process stood still, or the batch before took very long
+                self._abandon(head)
+                self._end(now_ns, head)
+                continue
             if head.waiting and now_ns < head.give_up_at_ns:
                 return
             if not head.waiting and head.ready and now_ns < head.start_at_ns:

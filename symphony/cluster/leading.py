@@ -550,6 +550,7 @@ class Leader:
                     tuple(Members(ingress, tuple(keys)) for ingress, keys in by_node.items()),
                     decision.start_at_ns,
                     decision.finish_at_ns,
+                    max(entry.deadline_ns for entry in entries),
                 )
                 self._plans_out[gpu.node.id].append(plan)
             case Drop():

@@ -2,8 +2,8 @@
 
 Who speaks to whom: a **node** registers with the **leader** and reports what its GPUs do; its ingress part submits
 requests; the leader sends plans to the executing nodes and drops to the ingress nodes. Between an **executing** and an
-**ingress** node: Fetch, then Inputs, then Outputs, Failed or Returned. Tensors travel beside Inputs and Outputs, not in
-them.
+**ingress** node: Fetch, then Inputs, perhaps Withdraw, then Outputs, Failed or Returned. Tensors travel beside Inputs
+and Outputs, not in them.
 
 Everything that concerns a leadership carries its `term`; a receiver that follows another term ignores it. Models and
 GPUs are the indices of the node at the far end of the leader's link: the leader translates. Instants are on the
@@ -183,9 +183,10 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Run these requests of one model as one batch on `gpu`, not before `start_at_ns`.
+    """Run these requests of one model as one batch on `gpu`, not before `start_at_ns`, not after `latest_at_ns`.
 
-    (term, plan_id) names it; ids of a term grow, so a plan is carried out at most once.
+    Whoever begins later than that answers nobody in time. (term, plan_id) names it; ids of a term grow, so a plan is
+    carried out at most once.
     """
 
     plan_id: int
@@ -194,6 +195,7 @@ class Plan:
     members: tuple[Members, ...]
     start_at_ns: int
     finish_at_ns: int
+    latest_at_ns: int
 
     @property
     def size(self) -> int:
@@ -280,6 +282,15 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdraw:
+    """These requests, whose inputs the plan has, are over: they need not run. From the ingress node."""
+
+    term: int
+    plan_id: int
+    requests: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Returned:
     """These requests were planned and not run: schedule them again."""
 
@@ -302,5 +313,5 @@ ToLeader = (
     | BatchEnded
 )
 FromLeader = Registered | Dismissed | StoodDown | Plans | Dropped
-BetweenNodes = Fetch | Inputs | Outputs | Failed | Returned
+BetweenNodes = Fetch | Inputs | Withdraw | Outputs | Failed | Returned
 ClusterMessage = ToLeader | FromLeader | BetweenNodes

@@ -61,6 +61,7 @@ from symphony.cluster.protocol import (
     Returned,
     StoodDown,
     Submit,
+    Withdraw,
 )
 from symphony.cluster.scheduling import Core
 from symphony.core import (
@@ -393,6 +394,8 @@ class ClusterNode:
                 self._ingress.fetch(now_ns, peer, message)
             case Inputs():
                 self._executor.inputs(now_ns, peer, message.term, message.plan_id, message.requests, message.denied)
+            case Withdraw():
+                self._executor.withdraw(now_ns, peer, message.term, message.plan_id, message.requests)
             case Outputs():
                 self._ingress.outputs(peer, message)
             case Failed():
@@ -419,8 +422,10 @@ class ClusterNode:
             self._send(peer, Outdated(self.newest_term))
         if self._following == (peer, message.term):
             for plan in message.plans:
-                start_at_ns = self._links.get(peer, HERE).here_ns(plan.start_at_ns)
-                self._executor.accept(self._now_ns, message.term, plan, start_at_ns)
+                here_ns = self._links.get(peer, HERE).here_ns
+                self._executor.accept(
+                    self._now_ns, message.term, plan, here_ns(plan.start_at_ns), here_ns(plan.latest_at_ns)
+                )
 
     def _send(self, node: str, message: ClusterMessage) -> None:
         if node == self.id:
@@ -575,15 +580,16 @@ class ClusterNode:
     def _carry_out(self, decision: Decision) -> None:
         match decision:
             case Dispatch() if self._following is None:  # else made while its GPUs left one after the other
-                members = (Members(self.id, self._ingress.keys_of(decision.ids)),)
+                keys = self._ingress.keys_of(decision.ids)
                 plan = Plan(
                     decision.plan_id,
                     decision.gpu,
                     decision.model,
-                    members,
+                    (Members(self.id, keys),),
                     decision.start_at_ns,
                     decision.finish_at_ns,
+                    self._ingress.deadline_max_ns(keys),
                 )
-                self._executor.accept(self._now_ns, OWN_TERM, plan, decision.start_at_ns)
+                self._executor.accept(self._now_ns, OWN_TERM, plan, plan.start_at_ns, plan.latest_at_ns)
             case Drop():
                 self._ingress.dropped_here(decision.id, decision.reason)

@@ -1,4 +1,4 @@
-"""Check what must hold whatever goes wrong, from outside: by what goes in and out, not by what the logic says of itself.
+"""Check what must hold whatever goes wrong, from outside: by what goes in and out, not by what the logic says.
 
 A violation is an AssertionError at the moment it happens. `finish` checks what can be seen only at the end.
 """
@@ -54,11 +54,12 @@ class Checkers:
         self.accepted: dict[tuple[str, int], Accepted] = {}
         self.ended: list[Ended] = []
         self.counts: Counter[str] = Counter()
-        self.allows_unsent = False
         self.terms: dict[int, str] = {}
         self._world = world
         self._terms_seen: defaultdict[str, int] = defaultdict(int)
         self._losses: Counter[tuple[str, str]] = Counter()
+        self._given: dict[tuple[str, int, str, int, int], int] = {}
+        """How often the executor had been lost when it was given the inputs."""
         self._runs: dict[tuple[str, int], list[tuple[str, int]]] = {}
         self._over: set[tuple[str, int]] = set()
         self._hash = hashlib.blake2b(digest_size=8)
@@ -82,7 +83,9 @@ class Checkers:
         self.counts["turned away"] += 1
 
     def answered(self, host: Host, key: int, executor: str, outputs_of: str) -> None:
-        assert outputs_of == executor, f"{key:x} of {host.id} answered by {executor}, but outputs came from {outputs_of!r}"
+        assert outputs_of == executor, (
+            f"{key:x} of {host.id} answered by {executor}, but outputs came from {outputs_of!r}"
+        )
         self._end(host, key, "")
 
     def refused(self, host: Host, key: int, reason: str) -> None:
@@ -119,6 +122,7 @@ class Checkers:
     def given(self, host: Host, executor: str, message: Inputs) -> None:
         for key in message.requests:
             assert (host.id, key) in self.accepted, f"{host.id} gives away inputs of {key:x}, which is over"
+            self._given[host.id, key, executor, message.term, message.plan_id] = self._losses[host.id, executor]
 
     # Terms: one leader each, growing, and none acts after a newer one was heard of
 
@@ -126,6 +130,9 @@ class Checkers:
         assert self.terms.setdefault(term, host.id) == host.id, f"two leaders in term {term}"
         self.term_seen(host, term)
         self.counts["leaderships"] += 1
+
+    def leads(self, host: Host, held_until_ns: int) -> None:
+        assert host.clock.now_ns() < held_until_ns, f"{host.id} acts as leader after its lease"
 
     def term_seen(self, host: Host, term: int) -> None:
         self._terms_seen[host.id] = max(self._terms_seen[host.id], term)
@@ -157,12 +164,14 @@ class Checkers:
         for part in action.members:
             for key in part.requests:
                 who = (part.ingress, key)
+                losses = self._losses[part.ingress, host.id]
                 if part.ingress == host.id:
                     assert who in self.accepted, f"{host.id} runs {key:x} of its own, which is over"
                 else:
                     self.counts["requests of others"] += 1
                     assert (*who, action.term, action.plan_id) in inputs, f"{host.id} runs {who} without its inputs"
-                losses = self._losses[part.ingress, host.id]
+                    if losses > self._given[*who, host.id, action.term, action.plan_id]:
+                        continue  # out of reach for a while, or just coming to itself: it may not know yet
                 runs = self._runs.setdefault(who, [])
                 for executor, losses_then in runs:
                     assert self._losses[part.ingress, executor] > losses_then, (

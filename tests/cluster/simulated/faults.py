@@ -30,8 +30,9 @@ def pause_node(cluster: Cluster, rng: random.Random) -> None:
 
 
 def suspend_node(cluster: Cluster, rng: random.Random) -> None:
+    """Let a machine sleep: its clock stands still, so a leader that wakes believes that it leads."""
     host = rng.choice([cluster.leader() or rng.choice(cluster.alive()), rng.choice(cluster.alive())])
-    host.pause(rng.choice((20, 100, 400)) * MS, True)
+    host.pause(rng.choice((20, 100, 400, 600)) * MS, True)
 
 
 def partition_leader(cluster: Cluster, rng: random.Random) -> None:

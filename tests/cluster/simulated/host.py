@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from symphony.cluster.actions import Answer, Refuse, Run, Send
 from symphony.cluster.distance import Distance
-from symphony.cluster.protocol import ClusterMessage, Inputs, Outputs
+from symphony.cluster.protocol import ClusterMessage, Dropped, Inputs, Outputs, Plans
 from symphony.cluster.scheduling import SteppedCore
 from symphony.cluster.serving import ClusterNode, Offer, Patience
 from symphony.core import Scheduler
@@ -80,6 +80,9 @@ class Host:
         self._wakes_at_ns = -1
         self._inputs: dict[tuple[str, int, int, int], None] = {}
         self._outputs: dict[int, str] = {}
+        self._held_until_ns = 0
+        self._told: set[str] = set()
+        """Links that the logic was told to be up."""
         self._seen_leader: tuple[str | None, int] | None = None
         own = Scheduler(
             request_count_max=REQUEST_COUNT_MAX,
@@ -105,7 +108,7 @@ class Host:
         if not self.is_alive:
             return
         if self.is_paused:
-            self._waiting.append(lambda: what())
+            self._waiting.append(what)
             return
         what()
         self._perform()
@@ -154,10 +157,10 @@ class Host:
 
     def _send(self, action: Send) -> None:
         message = action.message
+        assert action.node in self._told, f"{self.id} sends to {action.node}, to which it has no link"
         link = self.links.get(action.node)
-        assert link is not None and link.is_up_at(self) or self._checkers.allows_unsent, (
-            f"{self.id} sends to {action.node} without a link"
-        )
+        if isinstance(message, Plans | Dropped):
+            self._checkers.leads(self, self._held_until_ns)
         load = None
         if isinstance(message, Outputs):
             load = (self.id, message.term, message.plan_id)
@@ -182,13 +185,18 @@ class Host:
         self._outputs = {key: who for key, who in self._outputs.items() if (self.id, key) in self._checkers.accepted}
 
     def gain_link(self, peer: str, distance: Distance) -> None:
-        self.call(lambda: self.node.link_up(self.clock.now_ns(), peer, distance))
+        def gain() -> None:
+            self._told.add(peer)
+            self.node.link_up(self.clock.now_ns(), peer, distance)
+
+        self.call(gain)
 
     def measure_link(self, peer: str, distance: Distance) -> None:
         self.call(lambda: self.node.link_measured(self.clock.now_ns(), peer, distance))
 
     def lose_link(self, peer: str) -> None:
         def lose() -> None:
+            self._told.discard(peer)
             self._checkers.link_lost(self, peer)
             self.node.link_lost(self.clock.now_ns(), peer)
 
@@ -213,9 +221,11 @@ class Host:
             now_ns = self.clock.now_ns()
             if is_renewal:
                 if self.held_term == term:
+                    self._held_until_ns = held_until_ns
                     self.node.leadership_renewed(now_ns, held_until_ns)
             elif now_ns < held_until_ns:
                 self.held_term = term
+                self._held_until_ns = held_until_ns
                 self._checkers.elected(self, term)
                 core = Scheduler(
                     request_count_max=2048,

@@ -1,4 +1,4 @@
-"""Put a cluster together from a seed, let it run with faults, and check it: during the faults, after them, at the end."""
+"""Put a cluster together from a seed, let it run with faults, and check it: meanwhile, after them, at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.cluster.simulated.election import Store
 from tests.cluster.simulated.faults import FAULTS
 from tests.cluster.simulated.host import Host
 from tests.cluster.simulated.links import Link
-from tests.cluster.simulated.world import MS, S, US, World
+from tests.cluster.simulated.world import MS, US, S, World
 
 FAULTS_FROM_NS = 300 * MS
 FAULTS_UNTIL_NS = 1_100 * MS
@@ -76,7 +76,7 @@ class Cluster:
             gpu_counts[rng.randrange(host_count)] = 0
         for gpu_count in gpu_counts:
             self.start(gpu_count)
-        self.rate = 45 * sum(gpu_counts)
+        self.rate = rng.choice((20, 60, 120, 250)) * max(1, sum(gpu_counts))
 
     def start(self, gpu_count: int) -> None:
         """Add a host, and links to all others."""
@@ -93,9 +93,7 @@ class Cluster:
         gpus = tuple(OfferedGpu(kind, tuple(range(len(order)))) for _ in range(gpu_count))
         offer = Offer(tuple(self._names[model] for model in order), profiles if gpus else (), gpus)
         clock = Clock(self.world, rng.randint(0, 10**6) * MS, rng.randint(-100, 100))
-        host = Host(
-            f"n{n}", self.world, random.Random(rng.random()), clock, offer, self.checkers, jitter=self._jitter
-        )
+        host = Host(f"n{n}", self.world, random.Random(rng.random()), clock, offer, self.checkers, jitter=self._jitter)
         host.order = order
         for other in self.alive():
             latency_ns = rng.randint(self._latency_us // 2, self._latency_us * 2) * US
