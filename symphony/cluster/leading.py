@@ -277,6 +277,10 @@ class Leader:
             self._forget(now_ns, self._nodes[node_id])
             self._flush()
 
+    def link_measured(self) -> None:
+        """Take note that the way to some node is longer or shorter now."""
+        self._topology_version += 1
+
     def wake(self, now_ns: int) -> None:
         """Decide what time alone decides."""
         if self.is_leading(now_ns) and now_ns >= self._core.wakeup_ns:

@@ -95,6 +95,8 @@ _TO_LEADER: Final = (
     BatchBegan,
     BatchEnded,
 )
+_NEWS_SHARE: Final = 8
+"""The way over a link is told again when it changed by more than one part in so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,10 +281,13 @@ class ClusterNode:
     def link_measured(self, now_ns: int, peer: str, distance: Distance) -> None:
         """Take note of a newer measurement of a link."""
         self._begin(now_ns)
-        if peer in self._links:
-            is_news = distance.data_ns != self._links[peer].data_ns
-            self._links[peer] = distance
-            if self._following is not None and is_news:
+        before = self._links.get(peer)
+        if before is not None:
+            is_news = abs(distance.data_ns - before.data_ns) * _NEWS_SHARE > before.data_ns
+            self._links[peer] = distance if is_news else replace(distance, data_ns=before.data_ns)
+            if is_news and self.leader is not None:
+                self.leader.link_measured()
+            if is_news and self._following is not None:
                 self._send(self._following[0], PeersMeasured(self._following[1], (Peer(peer, distance.data_ns),)))
         self._settle()
 
