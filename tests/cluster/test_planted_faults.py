@@ -11,10 +11,11 @@ import pytest
 
 from symphony.cluster import accepting
 from symphony.cluster.accepting import Ingress
+from symphony.cluster.actions import Send
 from symphony.cluster.distance import Distance
 from symphony.cluster.executing import Executor
 from symphony.cluster.leading import Leader
-from symphony.cluster.protocol import Inputs, PeerLost
+from symphony.cluster.protocol import Inputs
 from symphony.cluster.serving import ClusterNode
 from tests.cluster.simulated.run import RECOVERED_SHARE, run
 
@@ -61,13 +62,6 @@ def never_fails_what_is_overdue(patch: pytest.MonkeyPatch) -> None:
             self._watched.pop(self._ticks.pop(0))
 
     patch.setattr(Ingress, "wake", wake)
-
-
-def takes_back_nothing_from_a_lost_leader(patch: pytest.MonkeyPatch) -> None:
-    def entrust(self, now_ns, term, leader) -> None:
-        self.term, self.leader = term, leader
-
-    patch.setattr(Ingress, "entrust", entrust)
 
 
 def loses_slots(patch: pytest.MonkeyPatch) -> None:
@@ -151,6 +145,10 @@ def forgets_what_nodes_queued(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Leader, "_forget", forget)
 
 
+def measures_its_links_once(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Leader, "link_measured", lambda self: None)
+
+
 def frees_no_gpu(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ClusterNode, "_release", lambda self: self._kept_back.clear())
 
@@ -197,19 +195,13 @@ def leaves_the_own_core_its_gpus(patch: pytest.MonkeyPatch) -> None:
 
 
 def sends_over_lost_links(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(
-        ClusterNode,
-        "_send",
-        lambda self, node, message: (
-            self._local.append(message) if node == self.id else self._actions.append(accepting_send(node, message))
-        ),
-    )
+    def send(self, node, message) -> None:
+        if node == self.id:
+            self._local.append(message)
+        else:
+            self._actions.append(Send(node, message))
 
-
-def accepting_send(node: str, message: object) -> object:
-    from symphony.cluster.actions import Send
-
-    return Send(node, message)
+    patch.setattr(ClusterNode, "_send", send)
 
 
 PLANTED = [
@@ -218,7 +210,6 @@ PLANTED = [
     answers_again_what_is_over,
     forgets_generations,
     never_fails_what_is_overdue,
-    takes_back_nothing_from_a_lost_leader,
     loses_slots,
     begins_two_batches,
     begins_plans_of_old_terms,
@@ -229,6 +220,7 @@ PLANTED = [
     leads_for_ever,
     loses_ids,
     forgets_what_nodes_queued,
+    measures_its_links_once,
     frees_no_gpu,
     follows_leaders_that_are_over,
     never_asks_again,

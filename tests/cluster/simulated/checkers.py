@@ -224,6 +224,7 @@ def sizes_of(host: Host) -> dict[str, int]:
     node = host.node
     sizes = {
         "requests": len(node._ingress._requests),
+        "slots": len(node._ingress._key_in_slot) - len(node._ingress._free),
         "watched": len(node._ingress._watched) + len(node._ingress._ticks),
         "to submit": len(node._ingress._submitted) + len(node._ingress._cancelled),
         "plans": len(node._executor._plans) + sum(map(len, node._executor._queues)),

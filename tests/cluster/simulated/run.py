@@ -21,6 +21,7 @@ from tests.cluster.simulated.world import MS, US, S, World
 FAULTS_FROM_NS = 300 * MS
 FAULTS_UNTIL_NS = 1_100 * MS
 """Faults begin before this; the longest of those that last goes on for 500 ms more."""
+SETTLING_NS = 1_900 * MS
 RECOVERED_NS = 2_400 * MS
 """By now the cluster must be as good as ever: pauses are over, a lease has run out, a leader is elected."""
 REQUESTS_UNTIL_NS = 2_700 * MS
@@ -76,7 +77,7 @@ class Cluster:
             gpu_counts[rng.randrange(host_count)] = 0
         for gpu_count in gpu_counts:
             self.start(gpu_count)
-        self.rate = rng.choice((20, 60, 120, 250)) * max(1, sum(gpu_counts))
+        self.rate = rng.choice((15, 40, 80, 160)) * max(1, sum(gpu_counts))
 
     def start(self, gpu_count: int) -> None:
         """Add a host, and links to all others."""
@@ -127,6 +128,8 @@ class Cluster:
         at_ns = 100 * MS
         while at_ns < REQUESTS_UNTIL_NS:
             at_ns += int(rng.expovariate(self.rate) * S)
+            if SETTLING_NS <= at_ns < RECOVERED_NS - 100 * MS:
+                continue  # nothing to see, and time to save
             self.world.at(at_ns, self._ask, rng.random())
         for name in self.faults:
             for _ in range(rng.choice((1, 2, 4))):
