@@ -89,7 +89,11 @@ def begins_two_batches(patch: pytest.MonkeyPatch) -> None:
 
 
 def begins_plans_of_old_terms(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Executor, "discard_older", lambda self, now_ns, term: None)
+    def discard_older(self, now_ns, term) -> None:
+        for each in [each for each in self._newest_plan if 0 < each < term]:
+            del self._newest_plan[each]
+
+    patch.setattr(Executor, "discard_older", discard_older)
 
 
 def keeps_plans_that_ended(patch: pytest.MonkeyPatch) -> None:
@@ -123,7 +127,7 @@ def reports_no_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def leads_for_ever(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Leader, "is_leading", lambda self, now_ns: not self.is_over)
+    patch.setattr(Leader, "renewed", lambda self, held_until_ns: setattr(self, "_held_until_ns", 1 << 60))
 
 
 def loses_ids(patch: pytest.MonkeyPatch) -> None:
