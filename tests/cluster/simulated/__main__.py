@@ -13,7 +13,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
-from tests.cluster.simulated.run import RECOVERED_SHARE, Report, run
+from tests.cluster.simulated.run import Report, run
 
 
 def attempt(seed: int, faults: list[str] | None, shows_trace: bool) -> tuple[int, Report | None, str]:
@@ -22,7 +22,7 @@ def attempt(seed: int, faults: list[str] | None, shows_trace: bool) -> tuple[int
         report = run(seed, faults)
     except Exception as error:
         return seed, None, traceback.format_exc() if shows_trace else f"{type(error).__name__}: {error}"
-    if report.recovered_share < RECOVERED_SHARE:
+    if not report.has_recovered:
         return seed, report, f"only {report.recovered_share:.3f} good after {', '.join(report.faults)}"
     return seed, report, ""
 

@@ -110,6 +110,7 @@ def fail_batch(cluster: Cluster, rng: random.Random) -> None:
     host.disturbed_ns = cluster.world.now_ns
     for gpu in host.gpus:
         gpu.fails_next = True
+        cluster.world.after(200 * MS, setattr, gpu, "fails_next", False)
 
 
 def resign(cluster: Cluster, rng: random.Random) -> None:
