@@ -106,7 +106,7 @@ class Executor:
         self._newest_plan[term] = plan.plan_id
         held = _Held(term, plan, start_at_ns, latest_at_ns, max(now_ns, start_at_ns) + self._fetch_wait_ns)
         if (
-            plan.gpu >= len(self._queues)
+            not 0 <= plan.gpu < len(self._queues)
             or not self._is_usable[plan.gpu]
             or len(self._queues[plan.gpu]) >= PLAN_COUNT_MAX
         ):

@@ -84,6 +84,7 @@ from symphony.errors import Reason
 
 NODE_COUNT_MAX: Final = 4096
 NODE_GPU_COUNT_MAX: Final = 1024
+BATCH_SIZE_MAX: Final = 1 << 16
 DURATION_NS_MAX: Final = (1 << 60) - 1
 """Of the core: instants and durations lie within."""
 
@@ -352,7 +353,7 @@ class Leader:
                 return f"it has no link to {other}, and every scheduled node must reach every other"
         for model in message.models:
             is_right = 0 < model.slo_ns <= DURATION_NS_MAX and 0 <= model.margin_ns <= DURATION_NS_MAX
-            if not is_right or model.batch_size_max < 1:
+            if not is_right or not 1 <= model.batch_size_max <= BATCH_SIZE_MAX:
                 return f"model {model.name} has an SLO, batch size or margin out of range"
         for profile in message.profiles:
             table = profile.latency_ns

@@ -203,7 +203,7 @@ def test_lost_gpu_returns_everything_on_it_and_takes_nothing(bench: Bench) -> No
     assert bench.take() == [("b", Returned(TERM, 3, (1,))), BatchEnded(TERM, 3, 0, 0)]
 
 
-@pytest.mark.parametrize("gpu", [2, 99])
+@pytest.mark.parametrize("gpu", [-1, 2, 99])
 def test_plan_for_a_gpu_that_is_not_there_is_returned(bench: Bench, gpu: int) -> None:
     bench.plan(1, B, gpu=gpu)
     assert bench.take() == [("b", Returned(TERM, 1, (1,))), BatchEnded(TERM, 1, gpu, 0)]

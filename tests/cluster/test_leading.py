@@ -339,6 +339,7 @@ def test_profiles_of_one_kind_are_as_slow_as_the_slowest(bench: Bench) -> None:
         ({"tables": [(), TABLE]}, "not a rising table"),
         ({"tables": [TABLE, TABLE, TABLE]}, "model 2 of 2"),
         ({"models": (OfferedModel("a/1", 0, 4),), "tables": [TABLE]}, "out of range"),
+        ({"models": (OfferedModel("a/1", 50 * MS, (1 << 16) + 1),), "tables": [TABLE]}, "out of range"),
     ],
 )
 def test_offer_that_makes_no_sense_is_dismissed_with_the_reason(bench: Bench, changes: dict, why: str) -> None:

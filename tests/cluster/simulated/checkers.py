@@ -26,6 +26,8 @@ from tests.cluster.simulated.world import MS, World
 if TYPE_CHECKING:
     from tests.cluster.simulated.host import Host
 
+LATE_START_NS_MAX = 2 * MS
+"""How much later than the deadlines of all its requests a batch may begin: what clocks may be off."""
 LATE_NS_MAX = 27 * MS
 """Overdue time, one tick of the ingress' watch and a late timer."""
 
@@ -153,7 +155,15 @@ class Checkers:
 
     # GPUs: one batch at a time, of the newest term, with inputs that were given, each request once
 
-    def begun(self, host: Host, action: Run, running: object, inputs: dict) -> None:
+    def begun(self, host: Host, action: Run, running: object, inputs: dict, hosts: dict[str, Host]) -> None:
+        late_ns = [
+            hosts[part.ingress].clock.now_ns() - self.accepted[part.ingress, key].deadline_ns
+            for part in action.members
+            for key in part.requests
+            if (part.ingress, key) in self.accepted and not hosts[part.ingress].is_paused
+        ]
+        if late_ns:
+            assert min(late_ns) <= LATE_START_NS_MAX, f"{host.id} begins {action}, {min(late_ns) / MS:.1f} ms too late"
         assert running is None, f"GPU {action.gpu} of {host.id} has two batches: {running} and {action}"
         assert host.gpus[action.gpu].is_usable, f"a batch on GPU {action.gpu} of {host.id}, which is lost"
         newest = self._terms_seen[host.id]

@@ -169,6 +169,10 @@ class Host:
         if link is not None:
             link.send(self, message, load)
 
+    def peers(self) -> dict[str, Host]:
+        """Return itself and all it has or lately had a link to."""
+        return {self.id: self, **{peer: link.other(self) for peer, link in self.links.items()}}
+
     def hear(self, link: Link, number: int, sender: str, message: ClusterMessage, load: object) -> None:
         self.call(lambda: self._hear(sender, message))
 
@@ -258,7 +262,7 @@ class Host:
 
     def _run(self, action: Run) -> None:
         gpu = self.gpus[action.gpu]
-        self._checkers.begun(self, action, gpu.running, self._inputs)
+        self._checkers.begun(self, action, gpu.running, self._inputs, self.peers())
         gpu.running = (action.term, action.plan_id)
         for part in action.members:
             for key in part.requests:

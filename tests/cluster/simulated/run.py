@@ -123,7 +123,7 @@ class Cluster:
         """Kill a host, and start another in its place a while later."""
         host.kill(at_once)
         for other in self.alive():
-            self.world.after(500 * MS, other.links.pop, host.id, None)
+            self.world.after(900 * MS, other.links.pop, host.id, None)
         self.world.after(self.rng.randint(20, 300) * MS, self.start, len(host.gpus))
 
     def run(self) -> Report:
@@ -132,7 +132,7 @@ class Cluster:
         at_ns = 100 * MS
         while at_ns < REQUESTS_UNTIL_NS:
             at_ns += int(rng.expovariate(self.rate) * S)
-            if SETTLING_NS <= at_ns < RECOVERED_NS - 100 * MS:
+            if SETTLING_NS <= at_ns < RECOVERED_NS - 100 * MS or at_ns >= REQUESTS_UNTIL_NS:
                 continue  # nothing to see, and time to save
             self.world.at(at_ns, self._ask, rng.random())
         for name in self.faults:
