@@ -27,6 +27,10 @@ class Clock:
         true_ns = running_ns + self._suspended_ns
         return true_ns + 2
 
+    @property
+    def is_suspended(self) -> bool:
+        return self._suspended_at_ns is not None
+
     def suspend(self) -> None:
         """Stand still."""
         self._suspended_at_ns = self._world.now_ns

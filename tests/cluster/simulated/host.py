@@ -160,7 +160,7 @@ class Host:
         assert action.node in self._told, f"{self.id} sends to {action.node}, to which it has no link"
         link = self.links.get(action.node)
         if isinstance(message, Plans | Dropped):
-            self._checkers.leads(self, self._held_until_ns)
+            self._checkers.leads(self, message, self._held_until_ns)
         load = None
         if isinstance(message, Outputs):
             load = (self.id, message.term, message.plan_id)
@@ -168,10 +168,6 @@ class Host:
             self._checkers.given(self, action.node, message)
         if link is not None:
             link.send(self, message, load)
-
-    def peers(self) -> dict[str, Host]:
-        """Return itself and all it has or lately had a link to."""
-        return {self.id: self, **{peer: link.other(self) for peer, link in self.links.items()}}
 
     def hear(self, link: Link, number: int, sender: str, message: ClusterMessage, load: object) -> None:
         self.call(lambda: self._hear(sender, message))
@@ -262,7 +258,7 @@ class Host:
 
     def _run(self, action: Run) -> None:
         gpu = self.gpus[action.gpu]
-        self._checkers.begun(self, action, gpu.running, self._inputs, self.peers())
+        self._checkers.begun(self, action, gpu.running, self._inputs)
         gpu.running = (action.term, action.plan_id)
         for part in action.members:
             for key in part.requests:
@@ -359,7 +355,9 @@ class Host:
 
     def _resume(self) -> None:
         self.is_paused = False
-        self.clock.resume()
+        if self.clock.is_suspended:
+            self.clock.resume()
+            self._checkers.clocks_jumped_ns = self._world.now_ns
         self.disturbed_ns = self._world.now_ns
         waiting, self._waiting = self._waiting, []
         for what in waiting:

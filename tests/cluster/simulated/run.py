@@ -30,7 +30,8 @@ RECOVERED_SHARE = 0.95
 RECOVERED_MISS_COUNT = 2
 """So many may be missed without faults, too: a burst at a node with one slow GPU."""
 BATCH_SIZE_MAX = 8
-SILENCE_NS = 40 * MS
+SILENCES_NS = (40 * MS, 40 * MS, 400 * MS)
+"""After so long without a sign of life a link is down: sooner than a lease ends, or later: then terms decide."""
 
 
 @dataclass
@@ -74,6 +75,7 @@ class Cluster:
         names = sorted(FAULTS)
         chosen = names if rng.random() < 0.1 else rng.sample(names, rng.randint(1, 5))
         self.faults = tuple(sorted(chosen if fault_names is None else fault_names))
+        self._silence_ns = rng.choice(SILENCES_NS)
         self.cancels_share = rng.choice((0.0, 0.0, 0.1))
         host_count = rng.choice((1, 2, 3, 3, 4, 5))
         gpu_counts = [rng.choice((1, 1, 2)) for _ in range(host_count)]
@@ -102,7 +104,7 @@ class Cluster:
         host.order = order
         for other in self.alive():
             latency_ns = rng.randint(self._latency_us // 2, self._latency_us * 2) * US
-            link = Link(self.world, host, other, random.Random(rng.random()), latency_ns, SILENCE_NS)
+            link = Link(self.world, host, other, random.Random(rng.random()), latency_ns, self._silence_ns)
             host.links[other.id] = other.links[host.id] = link
             self._all_links.append(link)
         self.hosts.append(host)
