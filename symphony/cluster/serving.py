@@ -498,6 +498,10 @@ class ClusterNode:
         for each in self._asked.peers:
             if each.node not in self._links:
                 self._send(peer, PeerLost(term, each.node))
+        told = {each.node: each.data_ns for each in self._asked.peers}
+        news = [Peer(each, to.data_ns) for each, to in self._links.items() if told.get(each) != to.data_ns]
+        if news:
+            self._send(peer, PeersMeasured(term, tuple(news)))
         self._kept_back = set(range(len(self._gpus)))
         self._release()
 

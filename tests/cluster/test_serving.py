@@ -16,6 +16,7 @@ from symphony.cluster.protocol import (
     Failed,
     Fetch,
     Freed,
+    GpuChanged,
     Inputs,
     Members,
     OfferedGpu,
@@ -23,6 +24,9 @@ from symphony.cluster.protocol import (
     OfferedProfile,
     Outdated,
     Outputs,
+    Peer,
+    PeerLost,
+    PeersMeasured,
     Plan,
     Plans,
     Register,
@@ -166,6 +170,34 @@ def test_answers_to_an_earlier_registration_are_ignored() -> None:
     assert node.following is None
     node.receive(MS, "L", Registered(5, 2))
     assert node.following == ("L", 5)
+
+
+def test_what_changed_while_the_node_asked_is_told_once_it_is_registered() -> None:
+    node = make_node()
+    node.link_up(0, "L", Distance())
+    node.link_up(0, "x", Distance(data_ns=30 * MS))
+    node.link_up(0, "y", Distance())
+    node.leader_seen(0, "L", 5)
+    node.link_measured(0, "x", Distance(data_ns=MS))
+    node.link_lost(0, "y")
+    node.link_up(0, "z", Distance(data_ns=2 * MS))
+    node.change_gpu(0, 0, (), True)
+    node.take()
+    node.receive(0, "L", Registered(5, 1))
+    assert sent(node)[:3] == [
+        GpuChanged(5, 0, (), True),
+        PeerLost(5, "y"),
+        PeersMeasured(5, (Peer("x", MS), Peer("z", 2 * MS))),
+    ]
+
+
+def test_way_over_a_link_is_told_when_it_changed_by_an_eighth() -> None:
+    node = following()
+    node.link_up(0, "x", Distance(data_ns=8 * MS))
+    node.take()
+    for data_ns, told in ((9 * MS, False), (7 * MS, False), (9 * MS + 1, True), (10 * MS, False), (2 * MS, True)):
+        node.link_measured(0, "x", Distance(data_ns=data_ns))
+        assert bool(sent(node, PeersMeasured)) == told, data_ns
 
 
 def test_registration_that_nobody_wants_any_more_is_undone() -> None:

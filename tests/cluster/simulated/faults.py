@@ -118,6 +118,11 @@ def resign(cluster: Cluster, rng: random.Random) -> None:
         leader.lose_leadership(leader.held_term)
 
 
+def revoke_lease(cluster: Cluster, rng: random.Random) -> None:
+    """Let somebody delete the leader's lease: another leads before it has noticed, so that terms alone decide."""
+    cluster.store.holder = None
+
+
 FAULTS: dict[str, Callable[[Cluster, random.Random], None]] = {
     fault.__name__: fault
     for fault in (
@@ -138,5 +143,6 @@ FAULTS: dict[str, Callable[[Cluster, random.Random], None]] = {
         slow_gpu,
         fail_batch,
         resign,
+        revoke_lease,
     )
 }
