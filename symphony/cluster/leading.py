@@ -137,6 +137,7 @@ class _Planned:
     gpu: _Gpu
     entries: list[_Entry]
     """Emptied when it begins."""
+    decided_at_ns: int
 
 
 @dataclass(slots=True)
@@ -458,7 +459,7 @@ class Leader:
         distance = self._distance_to(node.id)
         if planned is None or planned.gpu.node is not node or distance is None:
             return  # of an earlier registration
-        at_ns = min(distance.here_ns(message.at_ns), now_ns)
+        at_ns = min(max(planned.decided_at_ns, distance.here_ns(message.at_ns)), now_ns)  # clocks may be off
         if isinstance(message, BatchBegan):
             planned.entries = []
             self._apply(now_ns, (BatchStarted(message.plan_id, planned.gpu.id, at_ns),))
@@ -536,14 +537,14 @@ class Leader:
     def _apply(self, now_ns: int, events: Sequence[Event]) -> None:
         if events or now_ns >= self._core.wakeup_ns:
             for decision in self._core.apply(now_ns, events):
-                self._carry_out(decision)
+                self._carry_out(now_ns, decision)
 
-    def _carry_out(self, decision: Decision) -> None:
+    def _carry_out(self, now_ns: int, decision: Decision) -> None:
         match decision:
             case Dispatch():
                 gpu = self._gpus[decision.gpu]
                 entries = [self._leave(id_) for id_ in decision.ids]
-                planned = _Planned(gpu, entries)
+                planned = _Planned(gpu, entries, now_ns)
                 self._plans[decision.plan_id] = gpu.plans[decision.plan_id] = planned
                 by_node: defaultdict[str, list[int]] = defaultdict(list)
                 for entry in entries:

@@ -384,6 +384,8 @@ class ClusterNode:
 
     def _act(self, peer: str, message: ClusterMessage) -> None:
         now_ns = self._now_ns
+        if message.term <= OWN_TERM and peer != self.id:
+            return  # nobody else has to do with what the own core plans
         if message.term > self.newest_term:
             self._see_term(message.term)
         if isinstance(message, _TO_LEADER):

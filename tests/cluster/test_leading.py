@@ -207,6 +207,16 @@ def test_plan_that_has_begun_is_between_the_nodes(bench: Bench) -> None:
     assert bench.plans() == []
 
 
+@pytest.mark.parametrize("at_ns", [-(1 << 62), 0, 3 * MS, 1 << 62])
+def test_instant_of_a_batch_lies_between_its_decision_and_now(bench: Bench, at_ns: int) -> None:
+    bench.join("n")
+    bench.take()
+    bench.submit("n", 1, now_ns=2 * MS)
+    ((_, plan),) = bench.plans()
+    bench.leader.receive(4 * MS, "n", BatchBegan(TERM, plan.plan_id, 0, at_ns))
+    assert bench.core.events[-1].started_ns == min(max(2 * MS, at_ns), 4 * MS)
+
+
 def test_requests_of_a_lost_node_are_forgotten(bench: Bench) -> None:
     bench.join("gpu", 0)
     bench.join("in", 0)

@@ -277,6 +277,18 @@ def test_request_goes_to_another_plan_when_its_executor_is_lost_and_the_first_ou
     assert node.take() == []
 
 
+def test_nobody_else_has_to_do_with_what_the_own_core_plans() -> None:
+    node = make_node()
+    node.link_up(0, "x", Distance())
+    keys = node.accept_many(0, [(0, 50 * MS, 4)] * 2)
+    node.take()
+    node.receive(0, "x", Returned(0, 1, keys))
+    node.receive(0, "x", Fetch(0, 1, keys))
+    assert node.take() == []
+    node.ran(4 * MS, 0, 1, 4 * MS)
+    assert Answer((keys[0],), "me") in node.take()
+
+
 def test_cancelled_request_has_no_outcome() -> None:
     node = following()
     key = node.accept(0, 0, 50 * MS, 4)
