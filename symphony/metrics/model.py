@@ -50,11 +50,15 @@ class ModelStats:
         "answered_ns",
         "batch_counts",
         "batch_failed_count",
+        "batch_infer_ns",
+        "batch_input_ns",
         "batch_ns",
-        "compute_ns",
+        "batch_output_ns",
         "good",
         "in_flight",
         "inference_count",
+        "joined_answered",
+        "joined_unanswered",
         "last_inference_unix_ms",
         "late",
         "latency",
@@ -83,10 +87,15 @@ class ModelStats:
         """Batches by exact size; index 0 is not used."""
         self.batch_ns = [0] * (batch_size_max + 1)
         """Measured time of all batches of each size."""
+        self.batch_input_ns = [0] * (batch_size_max + 1)
+        self.batch_infer_ns = [0] * (batch_size_max + 1)
+        self.batch_output_ns = [0] * (batch_size_max + 1)
+        """Of each size, time spent in copying inputs to the device, in the model, and in copying outputs back."""
         self.batch_failed_count = 0
         self.inference_count = 0
-        self.compute_ns = 0
-        """Sum over requests of their batch's measured time, as Triton counts compute_infer."""
+        self.joined_answered = 0
+        self.joined_unanswered = 0
+        """Requests above that came with others in one call, all but one of each call."""
         self.answered_ns = 0
         self.unanswered_ns = 0
         self.last_inference_unix_ms = 0
@@ -130,17 +139,34 @@ class ModelStats:
         key = (Outcome.REJECTED, reason)
         self.unanswered[key] = self.unanswered.get(key, 0) + count
 
+    def rows_joined(self, answered_count: int, unanswered_count: int) -> None:
+        """Count how many requests, answered and not, were rows of a call beside the one that stands for the call."""
+        self.joined_answered += answered_count
+        self.joined_unanswered += unanswered_count
+
     def batch_finished(
-        self, batch_size: int, slack_ns: int, predicted_ns: int, measured_ns: int, finished_unix_ms: int
+        self,
+        batch_size: int,
+        slack_ns: int,
+        predicted_ns: int,
+        measured_ns: int,
+        finished_unix_ms: int,
+        input_ns: int = 0,
+        output_ns: int = 0,
+        infer_ns: int | None = None,
     ) -> None:
         """Count a batch that ran: its size, its slack at dispatch, and l(b) as predicted and as measured.
 
         `slack_ns` is the earliest deadline in the batch minus the instant of dispatch; below zero counts as zero.
+        `input_ns`, `output_ns`: the copies of inputs to the device and of outputs back; `infer_ns`: what lies between
+        them, `measured_ns` when None.
         """
         self.batch_counts[batch_size] += 1
         self.batch_ns[batch_size] += measured_ns
         self.inference_count += batch_size
-        self.compute_ns += batch_size * measured_ns
+        self.batch_input_ns[batch_size] += input_ns
+        self.batch_infer_ns[batch_size] += measured_ns if infer_ns is None else infer_ns
+        self.batch_output_ns[batch_size] += output_ns
         self.last_inference_unix_ms = finished_unix_ms
         self.slack.observe(slack_ns if slack_ns > 0 else 0)
         if predicted_ns > 0:

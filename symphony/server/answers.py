@@ -104,6 +104,9 @@ class Answers:
             plan.finish_at_ns - plan.start_at_ns,
             batch.finished_ns - batch.started_ns,
             time.time_ns() // 1_000_000,
+            batch.input_ns,
+            batch.output_ns,
+            batch.infer_ns,
         )
         if batch.bad_rows:
             bad = [requests[row] for row in batch.bad_rows]
