@@ -17,6 +17,8 @@ from symphony.ingress.metadata import index_entry, model_config, model_metadata,
 from symphony.ingress.replies import JSON_TYPE, MSGPACK_TYPE, wants_msgpack
 from symphony.ingress.service import ServedModel, Service
 from symphony.metrics import triton_statistics
+from symphony.wire import DEFAULT_LIMITS
+from symphony.wire.msgpack_form import unpack
 
 READY = "READY"
 
@@ -136,9 +138,8 @@ class Routes:
             return {}
         form = "msgpack" if "msgpack" in request.content_type else "JSON"
         try:
-            # An empty list takes a byte of msgpack and 56 in memory: the limit is on the body.
-            value = msgpack.unpackb(body) if form == "msgpack" else json.loads(body)
-        except (ValueError, RecursionError, msgpack.UnpackException) as error:
+            value = unpack(body, DEFAULT_LIMITS) if form == "msgpack" else json.loads(body)
+        except (ValueError, RecursionError) as error:
             raise SymphonyError(Reason.BAD_INPUT, f"the body is not {form}: {error}") from None
         if not isinstance(value, dict):
             raise SymphonyError(
