@@ -131,8 +131,9 @@ class InferExchange:
         self.body_bytes = 0
         """Bytes of bodies held: being read (see `reserve`) or in flight."""
         self._wire_limits = wire_limits
-        self._timeout_ns_max = ms_to_ns(limits.timeout_ms_max)
-        self._clock_ns = clock_ns
+        self.timeout_ns_max = ms_to_ns(limits.timeout_ms_max)
+        self.now_ns = clock_ns
+        """The clock of arrivals: monotonic nanoseconds."""
         self._admissions: dict[int, Admission] = {}
 
     def refusal(self, body_bytes: int) -> SymphonyError | None:
@@ -177,8 +178,13 @@ class InferExchange:
         """Count bytes of a body that is being read; take them back with a negative count before `start`."""
         self.body_bytes += body_bytes
 
+    def take(self, body_bytes: int) -> None:
+        """Count a call as in flight, with a body of so many bytes, until `release`."""
+        self.in_flight += 1
+        self.body_bytes += body_bytes
+
     def release(self, body_bytes: int) -> None:
-        """Count an exchange as over. For `Exchange` only."""
+        """Count a call as over. For calls only."""
         self.in_flight -= 1
         self.body_bytes -= body_bytes
 
@@ -196,7 +202,7 @@ class InferExchange:
         `body` is whole and not compressed, and must not change afterwards: tensors may be views of it. `version` None
         means any. `is_let_in`: `refusal_unread` was asked already. Never raises, whatever a client sent.
         """
-        arrived_ns = self._clock_ns()
+        arrived_ns = self.now_ns()
         content_type = headers.get("content-type") or ""
         request_id = headers.get("x-request-id")
         if request_id is not None and not self._is_echoed(request_id):
@@ -206,8 +212,7 @@ class InferExchange:
             self, body_bytes, wants_msgpack(content_type, headers.get("accept") or ""), request_id, on_reply
         )
         refusal = self.refusal(body_bytes)
-        self.in_flight += 1
-        self.body_bytes += body_bytes
+        self.take(body_bytes)
         model = None
         try:
             model = self.service.find(model_name, version)
@@ -267,7 +272,7 @@ class InferExchange:
                 admission.check_output_names(infer.output_names)
                 if infer.class_counts:
                     admission.check_class_counts(infer.class_counts)
-            deadline_ns = admission.deadline_ns(arrived_ns, infer.timeout_ns, timeout_ms, slo_ms, self._timeout_ns_max)
+            deadline_ns = admission.deadline_ns(arrived_ns, infer.timeout_ns, timeout_ms, slo_ms, self.timeout_ns_max)
             priority = admission.priority(infer.priority)
             call.submit(model, admission, infer, rows, is_group, arrived_ns, deadline_ns, priority)
         except SymphonyError as error:

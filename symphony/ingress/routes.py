@@ -15,12 +15,10 @@ from symphony.ingress.bodies import inflate, read_body
 from symphony.ingress.limits import IngressLimits
 from symphony.ingress.metadata import index_entry, model_config, model_metadata, server_metadata
 from symphony.ingress.replies import JSON_TYPE, MSGPACK_TYPE, wants_msgpack
-from symphony.ingress.service import ServedModel, Service
+from symphony.ingress.service import READY, ServedModel, Service, versions_of
 from symphony.metrics import triton_statistics
 from symphony.wire import DEFAULT_LIMITS
 from symphony.wire.msgpack_form import unpack
-
-READY = "READY"
 
 
 class Routes:
@@ -60,10 +58,8 @@ class Routes:
     async def model_metadata(self, request: web.Request) -> web.Response:
         """Answer `GET /v2/models/{m}`."""
         model = self._find(request)
-        name = model.config.name
-        entries = [model] if "version" in request.match_info else self._versions(name)
-        versions = [entry.config.version for entry in entries if entry.state == READY] or [model.config.version]
-        return _answer(request, model_metadata(model.config, sorted(versions, key=int)))
+        versions = versions_of(self._service, model, request.match_info.get("version"))
+        return _answer(request, model_metadata(model.config, versions))
 
     async def model_ready(self, request: web.Request) -> web.Response:
         """Answer `GET /v2/models/{m}/ready`: 503 until it is loaded, warmed and profiled."""

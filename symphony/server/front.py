@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -11,6 +12,9 @@ from symphony.errors import ConfigError
 from symphony.ingress import InferExchange, IngressLimits, build_app, make_runner
 from symphony.ingress.hot import HotServer
 from symphony.server.node import Node
+
+if TYPE_CHECKING:
+    from symphony.ingress.grpc import GrpcServer
 
 BACKLOG = 1024
 
@@ -22,6 +26,8 @@ class Front:
         self._server = server
         self._hot = hot
         self._runner = runner
+        self.grpc: GrpcServer | None = None
+        """The second port, for gRPC, if there is one."""
         self.port: int = server.sockets[0].getsockname()[1]
 
     @classmethod
@@ -45,10 +51,36 @@ class Front:
                 f"cannot listen on {config.host}:{config.port}: {error.strerror or error}; choose another --port or "
                 "stop what uses it"
             ) from error
-        return cls(server, hot, runner)
+        front = cls(server, hot, runner)
+        if config.grpc_port is not None:
+            try:
+                front.grpc = await _open_grpc(exchanges, config.host, config.grpc_port)
+            except ConfigError:
+                await front.close()
+                raise
+        return front
 
     async def close(self) -> None:
         """Stop listening; close idle connections now and the others once they are answered."""
         self._server.close()
         self._hot.close()
+        if self.grpc is not None:
+            await self.grpc.close()
         await self._runner.cleanup()
+
+
+async def _open_grpc(exchanges: InferExchange, host: str, port: int) -> GrpcServer:
+    """Listen for gRPC; raise ConfigError when the packages for it are not installed, or the address is taken."""
+    try:
+        from symphony.ingress.grpc import GrpcServer
+    except ImportError as error:
+        raise ConfigError(
+            f'gRPC needs packages that are not installed ({error}): pip install "symphony-serve[grpc]", or leave '
+            "grpc_port out"
+        ) from error
+    try:
+        return await GrpcServer.open(exchanges, host, port)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port} for gRPC: {error}; choose another --grpc-port or stop what uses it"
+        ) from error

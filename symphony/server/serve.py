@@ -59,6 +59,8 @@ async def _serve(config: NodeConfig) -> int:
     node = Node(config, fatal)
     front = await Front.open(node, config)
     _log.info("listening on http://%s:%d", config.host, front.port)
+    if front.grpc is not None:
+        _log.info("listening on grpc://%s:%d", config.host, front.grpc.port)
 
     def on_signal() -> None:
         if draining:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import subprocess
 import sys
 import threading
@@ -109,4 +110,5 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield node
 
 
-_GRPC_FLAGS: tuple[str, ...] = ()
+HAS_GRPC = all(importlib.util.find_spec(name) is not None for name in ("grpc", "tritonclient"))
+_GRPC_FLAGS = ("--grpc-port", "0") if HAS_GRPC else ()
