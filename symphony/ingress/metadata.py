@@ -25,7 +25,7 @@ _PLATFORMS = {
     "onnx": "onnxruntime_onnx",
     "emulated": "symphony_emulated",
 }
-_INSTANCE_KINDS = {"cpu": "KIND_CPU", "cuda": "KIND_GPU", "emulated": "KIND_MODEL"}
+_INSTANCE_KINDS = {"cpu": "KIND_CPU", "cuda": "KIND_GPU", "emulated": "KIND_CPU"}
 
 
 def server_metadata(service: Service) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_what_is_served_is_told_as_over_http(client) -> None:
     assert list(metadata.versions) == ["1", "2"] and list(metadata.inputs[0].shape) == [-1, 2]
     config = client.get_model_config("scores").config
     assert (config.name, config.max_batch_size, config.input[0].dims[0]) == ("scores", 8, 5)
-    assert {model.name for model in client.get_model_repository_index().models} == {"mirror", "scores", "twice"}
+    assert {model.name for model in client.get_model_repository_index().models} == {"mirror", "most", "scores", "twice"}
     with pytest.raises(utils.InferenceServerException, match="is not served here") as caught:
         client.get_model_metadata("absent")
     assert caught.value.status() == "StatusCode.NOT_FOUND"
@@ -136,7 +136,7 @@ def test_statistics_are_those_of_http(client) -> None:
     after = client.get_inference_statistics("scores", "1").model_stats[0]
     assert after.inference_count - before.inference_count == 3
     assert after.inference_stats.success.count - before.inference_stats.success.count == 1
-    assert len(client.get_inference_statistics().model_stats) == 4
+    assert len(client.get_inference_statistics().model_stats) == 5
 
 
 def test_model_is_unloaded_and_loaded_again(client) -> None:
