@@ -28,7 +28,7 @@ FOLDER = ROOT / "build" / "perf_analyzer"
 VERSION = "2.60.0"
 GLIBC_NEEDED = (2, 38)
 WHEEL_PLATFORM = "manylinux_2_38_x86_64"
-DEBIAN = "deb https://deb.debian.org/debian trixie main\n"
+DEBIAN = "deb http://deb.debian.org/debian trixie main\n"
 LIBRARIES = ("libc6", "libstdc++6", "libgcc-s1", "zlib1g", "libssl3t64", "libzstd1")
 LIBRARY_FOLDER = FOLDER / "root" / "usr" / "lib" / "x86_64-linux-gnu"
 PROGRAM = FOLDER / "perf_analyzer" / "bin" / "perf_analyzer"
@@ -83,7 +83,7 @@ def fetch_libraries() -> None:
         )
     for name in ("lists/partial", "cache/archives/partial", "debs"):
         (FOLDER / name).mkdir(parents=True, exist_ok=True)
-    (FOLDER / "sources.list").write_text(DEBIAN.replace("https", "http"))
+    (FOLDER / "sources.list").write_text(DEBIAN)
     options = {
         "Dir::Etc::sourcelist": FOLDER / "sources.list",
         "Dir::Etc::sourceparts": "-",

@@ -49,7 +49,7 @@ class _Reader:
             )
 
     def take(self, item: dict[str, Any], datatype: Datatype, shape: Any, count: int, what: str) -> Array:
-        """Return the next tensor's array; raw ones are views of the message."""
+        """Return the next tensor's array; raw ones are views of the bytes that protobuf hands out."""
         tensor_parameters(item, what)
         place, self._place = self._place, self._place + 1
         contents = self._inputs[place].contents
