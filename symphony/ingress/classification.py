@@ -15,8 +15,8 @@ def classify(output: Array, class_count: int, has_batch: bool, is_bf16: bool) ->
     """Return the `class_count` highest elements as texts `score:index`, an object array of bytes [k], or [n, k].
 
     `has_batch`: the first dimension counts requests, each of which has its own classes. The others are taken as one,
-    in C order. k is at most how many elements there are. Of equal elements the first comes first; NaN ranks as minus infinity does.
-    Floating scores have six decimals, as C's `%f`. One sort of the elements.
+    in C order. k is at most how many elements there are. Of equal elements the first comes first; NaN ranks as minus
+    infinity. Floating scores have six decimals, as C's `%f`. One sort of the elements.
     """
     if is_bf16:
         output = bf16_to_fp32(output)
