@@ -82,7 +82,7 @@ class AsyncClient:
         """Run many requests in one body; return their answers in order: the outputs, or why there are none.
 
         Each has a deadline of its own and is scheduled for itself; the answers come once all are there. Raises as
-        `infer` does where the call as a whole fails, ValueError for none or more than 1,024 requests.
+        `infer` does where the call as a whole fails, ValueError for none or more than 256 requests.
         """
         data = self._calls.infer_many(model, asks, version, headers)
         return self._calls.read_infer_many(await self._exchange(data), len(asks))

@@ -47,7 +47,7 @@ def replied_in(form: Form, kind: FormKind) -> Form:
     """
     if kind is form.kind:
         return form
-    return replace(form, kind=kind, is_binary=kind is not FormKind.JSON, is_map=False)
+    return replace(form, kind=kind, is_binary=kind is not FormKind.JSON, is_map=False, is_bare=False)
 
 
 def _weight(parameters: str) -> float:

@@ -9,19 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from struct import Struct
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
-import msgpack
 import numpy as np
 
 from symphony.errors import SymphonyError
 from symphony.wire.faults import bad_input, quoted, shown
+from symphony.wire.framed_head import (
+    ALIGNMENT,
+    VERSION,
+    Head,
+    ManyHeads,
+    Place,
+    check_free_parameters,
+    cut_header,
+    request_heads_of,
+    response_head,
+    unpack_header,
+)
 from symphony.wire.limits import DEFAULT_LIMITS, WireLimits
-from symphony.wire.many import holds_many, read_requests, read_responses, write_failure
+from symphony.wire.many import read_responses, write_failure
 from symphony.wire.messages import (
     FRAMED,
     NO_NAMES,
-    NO_PARAMETERS,
     Array,
     Buffer,
     Encoded,
@@ -33,18 +43,11 @@ from symphony.wire.messages import (
 )
 from symphony.wire.msgpack_form import pack
 from symphony.wire.oip import (
-    check_id,
-    check_name,
-    check_parameters,
     check_priority,
-    check_text,
-    timeout_to_ns,
     timeout_to_us,
 )
-from symphony.wire.tensors import COPY_BYTES_MAX, Datatype, check_shape, describe, find_datatype, from_raw, to_raw
+from symphony.wire.tensors import COPY_BYTES_MAX, describe, from_raw, to_raw
 
-VERSION: Final = 1
-ALIGNMENT: Final = 64
 _CONTENT_TYPE: Final = FormKind.FRAMED.value
 _U32: Final = Struct("<I")
 _ZEROS: Final = bytes(ALIGNMENT)
@@ -55,41 +58,8 @@ _PREFIX_COUNT_MAX: Final = 1024
 """Signatures of replies whose encoded header is remembered."""
 
 
-class _Tensor(NamedTuple):
-    """Where a tensor lies: `offset` from the 64-byte boundary behind the header, `length` bytes."""
-
-    name: str
-    datatype: Datatype
-    shape: tuple[int, ...]
-    element_count: int
-    offset: int
-    length: int
-    is_view: bool
-
-
-class _Head(NamedTuple):
-    """A checked header: the part common to requests and responses, then either's own."""
-
-    tensors: tuple[_Tensor, ...]
-    bf16_names: frozenset[str]
-    id: str | None
-    model: str | None
-    output_names: tuple[str, ...] | None = None
-    timeout_ns: int | None = None
-    priority: int = 0
-    parameters: Mapping[str, Any] = NO_PARAMETERS
-    version: str = ""
-
-
-class _ManyHeads(NamedTuple):
-    """A checked header of many requests: of each its head, or what is wrong with it."""
-
-    heads: tuple[_Head | Failure, ...]
-    id: str | None = None
-
-
-_request_heads: dict[bytes, _Head | _ManyHeads] = {}
-_response_heads: dict[bytes, _Head] = {}
+_request_heads: dict[bytes, Head | ManyHeads] = {}
+_response_heads: dict[bytes, Head] = {}
 
 
 def decode_call(body: Buffer, limits: WireLimits) -> InferRequest | InferRequests:
@@ -99,8 +69,8 @@ def decode_call(body: Buffer, limits: WireLimits) -> InferRequest | InferRequest
     """
     if type(body) is not bytes:
         body = memoryview(body).toreadonly()
-    head, data_at = _read_head(body, limits, _request_heads, _request_heads_of)
-    if isinstance(head, _Head):
+    head, data_at = _read_head(body, limits, _request_heads, request_heads_of)
+    if isinstance(head, Head):
         return _to_request(body, data_at, head, limits)
     requests: list[InferRequest | Failure] = []
     ends_at = data_at
@@ -108,7 +78,7 @@ def decode_call(body: Buffer, limits: WireLimits) -> InferRequest | InferRequest
         if isinstance(one, Failure):
             requests.append(one)
             continue
-        ends_at = max(ends_at, data_at + _end_of(one, 0))
+        ends_at = max(ends_at, data_at + one.end_of(0))
         try:
             requests.append(_to_request(body, data_at, one, limits, is_last=False))
         except SymphonyError as error:
@@ -119,7 +89,7 @@ def decode_call(body: Buffer, limits: WireLimits) -> InferRequest | InferRequest
 
 
 def _to_request(
-    body: bytes | memoryview, data_at: int, head: _Head, limits: WireLimits, is_last: bool = True
+    body: bytes | memoryview, data_at: int, head: Head, limits: WireLimits, is_last: bool = True
 ) -> InferRequest:
     return InferRequest(
         _read_tensors(body, data_at, head.tensors, "input", limits, is_last),
@@ -138,7 +108,7 @@ def decode_response(body: Buffer, limits: WireLimits) -> InferResponse:
     """Return the response in a body, as `decode_call` does the request."""
     if type(body) is not bytes:
         body = memoryview(body).toreadonly()
-    head, data_at = _read_head(body, limits, _response_heads, _response_head)
+    head, data_at = _read_head(body, limits, _response_heads, response_head)
     outputs = _read_tensors(body, data_at, head.tensors, "output", limits)
     return InferResponse(head.model or "", head.version, outputs, head.id, head.bf16_names)
 
@@ -154,71 +124,14 @@ def decode_responses(body: Buffer, limits: WireLimits) -> Sequence[InferResponse
         nonlocal taken
         if type(item) is not dict:
             raise bad_input(f"a response is {shown(item)}, expected a map")
-        head = _response_head(item, limits, taken)
-        taken = _end_of(head, taken)
+        head = response_head(item, limits, taken)
+        taken = head.end_of(taken)
         outputs = _read_tensors(body, data_at, head.tensors, "output", limits, is_last=False)
         return InferResponse(head.model or "", head.version, outputs, head.id, head.bf16_names)
 
     responses = read_responses(header, read_one, limits)
     _check_end(len(body), data_at + taken)
     return responses
-
-
-def _request_heads_of(header: dict[str, Any], limits: WireLimits) -> _Head | _ManyHeads:
-    """Return the checked header of one request or of many."""
-    if not holds_many(header):
-        return _request_head(header, limits, 0)
-    taken = 0
-    heads: list[_Head | Failure] = []
-
-    def read_one(item: Any) -> InferRequest:
-        nonlocal taken
-        if type(item) is not dict:
-            raise bad_input(f"it is {shown(item)}, expected a map")
-        head = _request_head(item, limits, taken)
-        taken = _end_of(head, taken)
-        heads.append(head)
-        return _NO_REQUEST
-
-    found = read_requests(header, FormKind.FRAMED, read_one, limits).requests
-    good = iter(heads)
-    heads_in_order = tuple(one if isinstance(one, Failure) else next(good) for one in found)
-    return _ManyHeads(heads_in_order, "" if any(one.id is not None for one in heads_in_order) else None)
-
-
-_NO_REQUEST: Final = InferRequest({})
-
-
-def _end_of(head: _Head, taken: int) -> int:
-    """Return where the data of the tensors end, counted from where data begin; `taken` if there are none."""
-    return head.tensors[-1].offset + head.tensors[-1].length if head.tensors else taken
-
-
-def _request_head(header: dict[str, Any], limits: WireLimits, taken: int) -> _Head:
-    get = header.get
-    names = get("outputs")
-    timeout_us = get("timeout_us")
-    parameters = get("parameters")
-    request_id = get("id")
-    model = get("model")
-    return _Head(
-        *_check_tensors(get("inputs"), "input", limits, taken),
-        None if request_id is None else check_id(request_id, limits),
-        None if model is None else check_text(model, "model", limits.name_length_max, "name_length_max"),
-        None if names is None else _check_output_names(names, limits),
-        None if timeout_us is None else timeout_to_ns(timeout_us, "timeout_us", limits),
-        check_priority(get("priority", 0), "priority"),
-        NO_PARAMETERS if parameters is None else _check_parameters(parameters, limits),
-    )
-
-
-def _response_head(header: dict[str, Any], limits: WireLimits, taken: int = 0) -> _Head:
-    return _Head(
-        *_check_tensors(header.get("outputs"), "output", limits, taken),
-        check_id(header.get("id"), limits),
-        check_text(header.get("model", ""), "model", limits.name_length_max, "name_length_max"),
-        version=check_text(header.get("version", ""), "version", limits.name_length_max, "name_length_max"),
-    )
 
 
 def encode_request(request: InferRequest) -> Encoded:
@@ -266,7 +179,7 @@ def _request_header(
     if request.priority:
         header["priority"] = check_priority(request.priority, "priority")
     if request.parameters:
-        header["parameters"] = dict(_check_parameters(dict(request.parameters), DEFAULT_LIMITS))
+        header["parameters"] = dict(check_free_parameters(dict(request.parameters), DEFAULT_LIMITS))
     header["inputs"], at = _write_tensors(request.inputs, request.bf16_names, raws, at)
     if request.output_names is not None:
         header["outputs"] = request.output_names
@@ -316,7 +229,7 @@ def _response_header(
     return header, at
 
 
-_AnyHead = TypeVar("_AnyHead", bound=_Head | _ManyHeads)
+_AnyHead = TypeVar("_AnyHead", bound=Head | ManyHeads)
 
 
 def _read_head(
@@ -326,13 +239,13 @@ def _read_head(
     check: Callable[[dict[str, Any], WireLimits], _AnyHead],
 ) -> tuple[_AnyHead, int]:
     """Return the checked header and the offset at which tensors start. Headers without an id are remembered."""
-    packed, data_at = _cut_header(body, limits)
+    packed, data_at = cut_header(body, limits)
     is_short = len(packed) <= _HEAD_BYTES_MAX and limits is DEFAULT_LIMITS
     if is_short:
         found = known.get(packed)
         if found is not None:
             return found, data_at
-    head = check(_checked_header(packed, limits), limits)
+    head = check(unpack_header(packed, limits), limits)
     if is_short and head.id is None:
         if len(known) >= _HEAD_COUNT_MAX:
             known.clear()
@@ -341,81 +254,14 @@ def _read_head(
 
 
 def _unpack_header(body: bytes | memoryview, limits: WireLimits) -> tuple[dict[str, Any], int]:
-    packed, data_at = _cut_header(body, limits)
-    return _checked_header(packed, limits), data_at
-
-
-def _cut_header(body: bytes | memoryview, limits: WireLimits) -> tuple[bytes, int]:
-    """Return the packed header and the offset at which tensors start."""
-    size = len(body)
-    if size < 4:
-        raise bad_input(f"the frame has {size} bytes, expected at least the 4 of its header's length")
-    (length,) = _U32.unpack_from(body)
-    if length > limits.header_bytes_max:
-        raise bad_input(
-            f"the frame's header has a length of {length}, allowed are {limits.header_bytes_max} (header_bytes_max)"
-        )
-    end = 4 + length
-    if end > size:
-        raise bad_input(f"the frame's header has a length of {length}, but {size - 4} bytes follow")
-    return bytes(body[4:end]), (end + ALIGNMENT - 1) & -ALIGNMENT
-
-
-def _checked_header(packed: bytes, limits: WireLimits) -> dict[str, Any]:
-    try:
-        header = msgpack.unpackb(packed, use_list=False, max_array_len=limits.header_array_length_max)
-    except Exception as error:  # the library has many; each means that the text is at fault
-        raise bad_input(f"the frame's header is not valid msgpack: {error or type(error).__name__}") from None
-    if type(header) is not dict:
-        raise bad_input(f"the frame's header is {shown(header)}, expected a map")
-    version = header.get("v")
-    if version != VERSION or type(version) is not int:
-        raise bad_input(f"the frame's version v is {shown(version)}, known is {VERSION}")
-    return header
-
-
-def _check_tensors(items: Any, role: str, limits: WireLimits, taken: int) -> tuple[tuple[_Tensor, ...], frozenset[str]]:
-    """Return what the header says of each tensor, and the names of the BF16 ones. `taken`: bytes of others."""
-    if type(items) is not tuple:
-        raise bad_input(f"{role}s is {shown(items)}, expected a list of tensors")
-    if len(items) > limits.tensor_count_max:
-        raise bad_input(f"{len(items)} {role}s, allowed are {limits.tensor_count_max} (tensor_count_max)")
-    tensors: dict[str, _Tensor] = {}
-    bf16_names = NO_NAMES
-    for item in items:
-        try:
-            name = item["name"]
-            shape = item["shape"]
-            word = item["dtype"]
-            offset = item["off"]
-            length = item["n"]
-        except (KeyError, TypeError):
-            raise bad_input(f"an {role} is {shown(item)}, expected a map with name, dtype, shape, off and n") from None
-        check_name(name, role, limits)
-        what = f"{role} {quoted(name)}"
-        if name in tensors:
-            raise bad_input(f"{what} is given twice; give each tensor a name of its own")
-        datatype = find_datatype(word, what)
-        count = check_shape(shape, what, limits)
-        if type(offset) is not int or offset < 0 or offset % ALIGNMENT or offset < taken:
-            raise bad_input(
-                f"{what}: off is {shown(offset)}, expected a multiple of {ALIGNMENT}, "
-                f"{taken} or more (behind the tensor before)"
-            )
-        if type(length) is not int or length < 0:
-            raise bad_input(f"{what}: n is {shown(length)}, expected a number of bytes")
-        taken = offset + length
-        is_view = 0 < length == count * datatype.itemsize and datatype.name != "BOOL"
-        tensors[name] = _Tensor(name, datatype, shape, count, offset, length, is_view)
-        if datatype.code == "bf16":
-            bf16_names |= {name}
-    return tuple(tensors.values()), bf16_names
+    packed, data_at = cut_header(body, limits)
+    return unpack_header(packed, limits), data_at
 
 
 def _read_tensors(
     body: bytes | memoryview,
     data_at: int,
-    tensors: tuple[_Tensor, ...],
+    tensors: tuple[Place, ...],
     role: str,
     limits: WireLimits,
     is_last: bool = True,
@@ -443,26 +289,6 @@ def _read_tensors(
 def _check_end(size: int, taken: int) -> None:
     if size - taken >= ALIGNMENT:
         raise bad_input(f"{size - taken} bytes are left behind the last tensor of the frame")
-
-
-def _check_output_names(names: Any, limits: WireLimits) -> tuple[str, ...] | None:
-    if type(names) is not tuple:
-        raise bad_input(f"outputs is {shown(names)}, expected a list of names")
-    if len(names) > limits.tensor_count_max:
-        raise bad_input(f"{len(names)} outputs asked for, allowed are {limits.tensor_count_max} (tensor_count_max)")
-    for name in names:
-        check_name(name, "output", limits)
-    if len(set(names)) != len(names):
-        raise bad_input("an output is asked for twice")
-    return names or None
-
-
-def _check_parameters(parameters: Any, limits: WireLimits) -> Mapping[str, Any]:
-    checked = check_parameters(parameters, limits)
-    for name, instead in (("timeout", "timeout_us"), ("priority", "priority")):
-        if name in checked:
-            raise bad_input(f'parameter "{name}" has a place of its own in a frame\'s header: "{instead}"')
-    return checked or NO_PARAMETERS
 
 
 def _write_tensors(

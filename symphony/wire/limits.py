@@ -22,7 +22,7 @@ class WireLimits:
     its bulk as `bin`, and hold at most `token_count_max` values in all. Nesting is bounded by the parsers themselves.
     """
 
-    request_count_max: int = 1024
+    request_count_max: int = 256
     tensor_count_max: int = 64
     dimension_count_max: int = 16
     element_count_max: int = 1 << 28

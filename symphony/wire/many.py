@@ -7,14 +7,16 @@ Each request is as it would be alone, and is answered by a response as it would 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from symphony.errors import Reason, SymphonyError
 from symphony.wire.faults import bad_input, shown
 from symphony.wire.limits import WireLimits
-from symphony.wire.messages import Failure, FormKind, InferRequest, InferRequests, InferResponse
+from symphony.wire.messages import Failure, InferResponse
 
 ERROR_TEXT_LENGTH_MAX = 4096
+
+_Read = TypeVar("_Read")
 
 
 def holds_many(message: Any) -> bool:
@@ -23,13 +25,9 @@ def holds_many(message: Any) -> bool:
 
 
 def read_requests(
-    message: Mapping[str, Any],
-    kind: FormKind,
-    read_one: Callable[[Any], InferRequest],
-    limits: WireLimits,
-    is_faulty_alone: bool = True,
-) -> InferRequests:
-    """Return the requests of a message, each read by `read_one`, in their order.
+    message: Mapping[str, Any], read_one: Callable[[Any], _Read], limits: WireLimits, is_faulty_alone: bool = True
+) -> list[_Read | Failure]:
+    """Return what `read_one` makes of each request of a message, in their order.
 
     A request that `read_one` refuses becomes a `Failure`; unless `is_faulty_alone`, because those behind it could not
     be found, the whole message is refused. Raises `bad_input` for that, and for none or too many of them.
@@ -39,16 +37,16 @@ def read_requests(
         raise bad_input(f"requests is {shown(items)}, expected a list of requests")
     if not 1 <= len(items) <= limits.request_count_max:
         raise bad_input(f"{len(items)} requests, allowed are 1 to {limits.request_count_max} (request_count_max)")
-    requests: list[InferRequest | Failure] = []
+    found: list[_Read | Failure] = []
     for place, item in enumerate(items):
         try:
-            requests.append(read_one(item))
+            found.append(read_one(item))
         except SymphonyError as error:
             fault = bad_input(f"requests[{place}]: {error.message}")
             if not is_faulty_alone:
                 raise fault from None
-            requests.append(Failure(fault, _id_of(item, limits)))
-    return InferRequests(requests, kind)
+            found.append(Failure(fault, _id_of(item, limits)))
+    return found
 
 
 def write_failure(failure: Failure) -> dict[str, Any]:

@@ -36,13 +36,15 @@ class Form:
 
     `is_binary`: raw bytes rather than lists (JSON: the binary tensor extension; msgpack: `bin`; framed: always raw).
     `is_binary_by_name`: outputs that were asked for otherwise. `is_map`: msgpack only, tensors as a map
-    name -> {dtype, shape, data} instead of the OIP list.
+    name -> {dtype, shape, data} instead of the OIP list. `is_bare`: that map is the whole message, which then has no
+    id, model or parameters.
     """
 
     kind: FormKind
     is_binary: bool = False
     is_binary_by_name: Mapping[str, bool] = field(default_factory=lambda: NO_CHOICES)
     is_map: bool = False
+    is_bare: bool = False
 
 
 JSON: Final = Form(FormKind.JSON)

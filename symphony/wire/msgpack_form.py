@@ -7,6 +7,7 @@ the same shape, with the codes of the framed form for datatypes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import msgpack
@@ -80,7 +81,23 @@ def decode_call(body: Buffer, limits: WireLimits) -> InferRequest | InferRequest
     def read_one(item: Any) -> InferRequest:
         return read_request(item, FormKind.MSGPACK, _Reader(limits), limits)
 
-    return read_requests(message, FormKind.MSGPACK, read_one, limits) if holds_many(message) else read_one(message)
+    if holds_many(message):
+        return InferRequests(read_requests(message, read_one, limits), FormKind.MSGPACK)
+    if _is_bare(message):
+        request = read_one({"inputs": message})
+        request.form = replace(request.form, is_bare=True)
+        return request
+    return read_one(message)
+
+
+def _is_bare(message: Any) -> bool:
+    """Say whether a message is a map of tensors and nothing else, of which none is called "inputs"."""
+    return (
+        type(message) is dict
+        and len(message) > 0
+        and "inputs" not in message
+        and all(type(item) is dict and "data" in item for item in message.values())
+    )
 
 
 def decode_response(body: Buffer, limits: WireLimits) -> InferResponse:
@@ -119,6 +136,8 @@ def _request_map(request: InferRequest) -> dict[str, Any]:
 
 def encode_response(response: InferResponse, form: Form) -> Encoded:
     """Return the response in msgpack, its tensors as `form` has them."""
+    if form.is_bare:
+        return _encoded(_write_tensors(response.outputs, response.bf16_names, form, is_map=True))
     return _encoded(_response_map(response, form))
 
 

@@ -113,18 +113,17 @@ def decode_call(body: Buffer, header_length: int | None, limits: WireLimits) -> 
     Tensors carried raw are read-only views of `body`. Raises `bad_input` saying what is wrong.
     """
     parts = _Body(body, header_length, limits)
+
+    def read_one(item: Any) -> InferRequest:
+        return read_request(item, FormKind.JSON, parts, limits)
+
     call: InferRequest | InferRequests
     if holds_many(parts.message):
-        call = read_requests(
-            parts.message,
-            FormKind.JSON,
-            lambda item: read_request(item, FormKind.JSON, parts, limits),
-            limits,
-            # Where raw tensors lie is known only once all before them are.
-            is_faulty_alone=header_length is None,
-        )
+        # With raw tensors, where one lies is known only once all before it are.
+        is_faulty_alone = header_length is None
+        call = InferRequests(read_requests(parts.message, read_one, limits, is_faulty_alone), FormKind.JSON)
     else:
-        call = read_request(parts.message, FormKind.JSON, parts, limits)
+        call = read_one(parts.message)
     parts.finish()
     return call
 
