@@ -6,6 +6,7 @@ A call is one request, or n that share a deadline and are answered together (a l
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -123,8 +124,10 @@ class Call(ABC):
         for request in requests[: self._submitted]:
             if not _is_ended(request):
                 self._service.cancel(request)
-        if self._is_group and self._model is not None:
-            self._count_as_one(self._model, requests)
+        if len(requests) > 1 and self._model is not None:
+            unanswered_count = sum(request.outputs is None for request in requests)
+            if unanswered_count > 1:
+                self._model.stats.rows_joined(unanswered_count - 1)
 
     def _request_done(self, request: PendingRequest) -> None:
         if self.is_done:
@@ -139,6 +142,8 @@ class Call(ABC):
     def _answer(self) -> None:
         model, infer, admission = self._model, self._infer, self._admission
         assert model is not None and infer is not None and admission is not None
+        requests = self._requests
+        last = requests[0] if len(requests) == 1 else max(requests, key=_finished_ns)
         try:
             outputs = self._outputs(infer.output_names)
             bf16_names = admission.bf16_output_names
@@ -148,10 +153,21 @@ class Call(ABC):
             self.answered(InferResponse(config.name, config.version, outputs, infer.id, bf16_names), infer)
         except SymphonyError as error:
             # The outputs cannot be said in the form asked for, such as bytes that are not text in JSON.
+            model.stats.rows_joined(-1)
             self.fail(error)
         except Exception:
             _log.exception('model "%s": cannot encode the outputs', model.config.name)
+            model.stats.rows_joined(-1)
             self.fail(internal_error())
+        else:
+            arrived_ns = last.arrived_ns
+            model.stats.call_answered(
+                time.monotonic_ns() - arrived_ns,
+                last.started_ns - arrived_ns,
+                last.copying_ns[0],
+                last.infer_ns,
+                last.copying_ns[1],
+            )
 
     def _outputs(self, names: tuple[str, ...] | None) -> dict[str, Array]:
         """Return the outputs asked for (all when None), those of a group behind a leading batch dimension."""
@@ -173,14 +189,10 @@ class Call(ABC):
             outputs[name] = classify(outputs[name], count, self._is_group, name in bf16_names)
         return outputs, bf16_names - counts.keys()
 
-    def _count_as_one(self, model: ServedModel, requests: Sequence[PendingRequest]) -> None:
-        answered_count = sum(request.outputs is not None for request in requests)
-        unanswered_count = len(requests) - answered_count
-        if unanswered_count:
-            model.stats.rows_joined(answered_count, unanswered_count - 1)
-        else:
-            model.stats.rows_joined(answered_count - 1, 0)
-
 
 def _is_ended(request: PendingRequest) -> bool:
     return request.outputs is not None or request.error is not None
+
+
+def _finished_ns(request: PendingRequest) -> int:
+    return request.finished_ns

@@ -54,11 +54,16 @@ class ModelStats:
         "batch_input_ns",
         "batch_ns",
         "batch_output_ns",
+        "call_count",
+        "call_infer_ns",
+        "call_input_ns",
+        "call_ns",
+        "call_output_ns",
+        "call_queueing_ns",
         "good",
         "in_flight",
         "inference_count",
-        "joined_answered",
-        "joined_unanswered",
+        "joined_count",
         "last_inference_unix_ms",
         "late",
         "latency",
@@ -93,9 +98,15 @@ class ModelStats:
         """Of each size, time spent in copying inputs to the device, in the model, and in copying outputs back."""
         self.batch_failed_count = 0
         self.inference_count = 0
-        self.joined_answered = 0
-        self.joined_unanswered = 0
-        """Requests above that came with others in one call, all but one of each call."""
+        self.call_count = 0
+        self.call_ns = 0
+        self.call_queueing_ns = 0
+        self.call_input_ns = 0
+        self.call_infer_ns = 0
+        self.call_output_ns = 0
+        """Calls that were answered: a call of several requests (rows) is one, and takes as long as its last one."""
+        self.joined_count = 0
+        """Unanswered requests that came with another in one call, all but one of each call that failed."""
         self.answered_ns = 0
         self.unanswered_ns = 0
         self.last_inference_unix_ms = 0
@@ -139,10 +150,21 @@ class ModelStats:
         key = (Outcome.REJECTED, reason)
         self.unanswered[key] = self.unanswered.get(key, 0) + count
 
-    def rows_joined(self, answered_count: int, unanswered_count: int) -> None:
-        """Count how many requests, answered and not, were rows of a call beside the one that stands for the call."""
-        self.joined_answered += answered_count
-        self.joined_unanswered += unanswered_count
+    def call_answered(self, latency_ns: int, queueing_ns: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
+        """Count a call whose requests were all answered: how long it took, and what its last request's batch did."""
+        self.call_count += 1
+        self.call_ns += latency_ns
+        self.call_queueing_ns += queueing_ns
+        self.call_input_ns += input_ns
+        self.call_infer_ns += infer_ns
+        self.call_output_ns += output_ns
+
+    def rows_joined(self, count: int) -> None:
+        """Count how many unanswered requests were rows of one call, beside the one that stands for it.
+
+        -1: the requests were answered and the call was not, as its outputs could not be said in the form asked for.
+        """
+        self.joined_count += count
 
     def batch_finished(
         self,

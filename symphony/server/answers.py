@@ -112,6 +112,8 @@ class Answers:
             bad = [requests[row] for row in batch.bad_rows]
             self.fail(entry, bad, "an output holds NaN or infinities, and model.toml allows none (allow_nan)")
         processor = entry.processor
+        copying_ns = (batch.input_ns, batch.output_ns)
+        infer_ns = batch.finished_ns - batch.started_ns if batch.infer_ns is None else batch.infer_ns
         for row, (request, outputs) in enumerate(
             zip(requests, split_outputs(batch.outputs, len(requests)), strict=True)
         ):
@@ -120,6 +122,8 @@ class Answers:
             request.batch_size = len(requests)
             request.started_ns = batch.started_ns
             request.finished_ns = batch.finished_ns
+            request.infer_ns = infer_ns
+            request.copying_ns = copying_ns
             request.is_queued = False
             if processor is not None and "postprocess" in processor.steps and request.on_done is not forget:
                 processor.begin(request, "postprocess", outputs, partial(self._postprocessed, entry, request, plan))

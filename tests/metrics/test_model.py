@@ -16,6 +16,8 @@ def stats_after_a_bit_of_everything() -> ModelStats:
     stats.request_answered(30 * MS, 19 * MS, is_late=False)
     stats.request_answered(31 * MS, 20 * MS, is_late=False)
     stats.request_answered(60 * MS, 49 * MS, is_late=True)
+    for latency_ms, queueing_ms in ((30, 19), (31, 20), (60, 49)):
+        stats.call_answered(latency_ms * MS, queueing_ms * MS, 0, 11 * MS, 0)
     stats.request_dropped(Reason.WOULD_MISS, 5 * MS)
     stats.request_dropped(Reason.EXPIRED, 50 * MS)
     stats.batch_failed()
@@ -96,9 +98,9 @@ def test_rows_of_one_call_are_one_request_of_triton_and_as_many_inferences():
     stats.batch_finished(4, 20 * MS, 10 * MS, 12 * MS, 0, input_ns=MS, output_ns=2 * MS, infer_ns=9 * MS)
     for _ in range(4):
         stats.request_answered(30 * MS, 18 * MS, is_late=False)
-    stats.rows_joined(3, 0)
+    stats.call_answered(30 * MS, 18 * MS, MS, 9 * MS, 2 * MS)
     stats.request_rejected(Reason.QUEUE_FULL, 5)
-    stats.rows_joined(0, 4)
+    stats.rows_joined(4)
     entry = triton_statistics("digits", "1", stats)
     assert (entry["inference_count"], entry["execution_count"]) == (4, 1)
     sums = entry["inference_stats"]
