@@ -31,6 +31,7 @@ from symphony.wire.limits import DEFAULT_LIMITS, WireLimits
 from symphony.wire.many import read_responses, write_failure
 from symphony.wire.messages import (
     FRAMED,
+    NO_COUNTS,
     NO_NAMES,
     Array,
     Buffer,
@@ -101,6 +102,7 @@ def _to_request(
         FRAMED,
         head.bf16_names,
         head.model,
+        NO_COUNTS,
     )
 
 
