@@ -28,7 +28,7 @@ serve: .stamp/built $(WEIGHTS)  ## serve the example models on http://127.0.0.1:
 demo: .stamp/built $(WEIGHTS)  ## start a node, send it real sentences and images, check every answer
 	$(BIN)/python examples/demo.py
 
-test: .stamp/built $(WEIGHTS)  ## run every test
+test: .stamp/built .stamp/etcd $(WEIGHTS)  ## run every test
 	$(BIN)/python -m pytest
 
 test-fast: .stamp/built $(WEIGHTS)  ## run the tests that need no sockets and no patience (under a minute)
@@ -66,7 +66,7 @@ wheel: .stamp/built  ## build the source archive and the wheel into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
 clean:  ## remove what was built; the virtual environment stays
-	rm -rf build dist .stamp *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(WEIGHTS)
+	rm -rf build dist .stamp .tools *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(WEIGHTS)
 	find symphony -name '*.so' -delete
 
 # Set-up, once: an environment, torch first, then the rest; again when pyproject.toml changes.
@@ -75,12 +75,17 @@ $(BIN)/python:
 
 .stamp/installed: pyproject.toml setup.py | $(BIN)/python
 	$(PIP) "setuptools>=77" "cython>=3.1,<4" $(TORCH)
-	$(PIP) --no-build-isolation -e ".[dev,demo,plan,plots]"
+	$(PIP) --no-build-isolation -e ".[dev,demo,plan,plots,kubernetes]"
 	mkdir -p .stamp && touch $@
 
 .stamp/built: .stamp/installed $(SOURCES)
 	$(BIN)/python setup.py --quiet build_ext --inplace --parallel 2
 	touch $@
+
+# A real etcd for the tests of coordination; without it they are skipped, and say why.
+.stamp/etcd: tests/tools/fetch_etcd.sh
+	tests/tools/fetch_etcd.sh .tools/etcd
+	mkdir -p .stamp && { [ -e .tools/etcd/missing ] || touch $@; }
 
 $(WEIGHTS) &: examples/train_digits.py examples/models/digits/model.py | .stamp/built
 	$(BIN)/python examples/train_digits.py

@@ -6,7 +6,8 @@ One thread takes Poisson arrivals as the clock brings them, runs the core behind
 take exactly l(b) run what it decides; `--rings` passes every request and plan through the node's rings. Profile and SLO
 are such that the pool can carry about 1.25 times the rate asked for. Without `--rate` the largest rate with at most 1 %
 bad is searched. Decision lag: from the instant an arrival, a batch's end or a window was due until all that follows
-was decided. `--sweep` shows how the cost of a request grows with models and GPUs. Prints a table, writes JSON into
+was decided. `--sweep` shows how the cost of a request grows with models and GPUs. `--instructions` counts them with
+valgrind, on a clock of its own, at a fixed rate: the least noisy comparison there is. Prints a table, writes JSON into
 bench/results/.
 """
 
@@ -16,7 +17,10 @@ import argparse
 import json
 import os
 import platform
+import re
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +54,13 @@ def profile_for(rate: float, models: int, gpus: int) -> tuple[int, ...]:
     return LatencyProfile.linear(low, BETA_SHARE * low, BATCH_SIZE_MAX).table_ns(BATCH_SIZE_MAX)
 
 
-def run(rate: float, models: int, gpus: int, duration_s: float, seed: int, has_rings: bool) -> dict[str, Any]:
-    """Load a fresh core at `rate` requests per second and return what came of it."""
+def run(
+    rate: float, models: int, gpus: int, duration_s: float, seed: int, has_rings: bool, quantum_ns: int = 0
+) -> dict[str, Any]:
+    """Load a fresh core at `rate` requests per second and return what came of it.
+
+    `quantum_ns`: on a clock that goes on by so much with every look at it, and so does not hear of the machine's.
+    """
     table = profile_for(rate, models, gpus)
     slo_ns = ms_to_ns(SLO_MS)
     slots = int(min(1 << 24, max(65536, rate * SLO_MS / 1e3 * 2.5)))
@@ -68,12 +77,13 @@ def run(rate: float, models: int, gpus: int, duration_s: float, seed: int, has_r
     latency = np.tile(np.array([0, *table], np.int64), (models, 1))
     slos = np.full(models, slo_ns, np.int64)
     driver = Driver(engine, BATCH_SIZE_MAX) if has_rings else None
-    capacity = CapacityRun(engine, gaps, chosen, slos, latency, gpus, driver)
+    capacity = CapacityRun(engine, gaps, chosen, slos, latency, gpus, driver, quantum_ns)
     capacity.run(duration_s, WARMUP_S)
     arrived = capacity.arrived_count
     bad = capacity.late_count + capacity.dropped_count + capacity.no_slot_count + capacity.refused_count
     assert capacity.good_count + bad == arrived, "a request was lost"
     return {
+        "arrived": int(arrived),
         "models": models,
         "gpus": gpus,
         "rings": has_rings,
@@ -89,6 +99,8 @@ def run(rate: float, models: int, gpus: int, duration_s: float, seed: int, has_r
     }
 
 
+COUNTED_S = (0.1, 0.4)
+QUANTUM_NS = 1_000
 WARMUP_S = 1.0
 """Rates are learnt in epochs of 250 ms; a load that comes at once would be judged by its first one."""
 QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
@@ -120,6 +132,27 @@ def search(models: int, gpus: int, duration_s: float, seed: int, has_rings: bool
     return best
 
 
+def instructions(models: int, gpus: int, rate: float, has_rings: bool) -> dict[str, Any]:
+    """Return instructions per request, counted by valgrind: what two runs differ by, so not the set-up's."""
+    counts, rows = [], []
+    for duration_s in COUNTED_S:
+        plan = {"rate": rate, "models": models, "gpus": gpus, "duration_s": duration_s, "seed": 1}
+        with tempfile.TemporaryDirectory() as scratch:
+            done = subprocess.run(
+                [
+                    *("valgrind", "--tool=callgrind", f"--callgrind-out-file={scratch}/out"),
+                    *(sys.executable, __file__, "--counted", json.dumps(plan | {"has_rings": has_rings})),
+                ],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        counts.append(int(re.findall(r"Collected : (\d+)", done.stderr)[0]))
+    per_request = (counts[1] - counts[0]) / (rows[1]["arrived"] - rows[0]["arrived"])
+    return rows[1] | {"instructions_per_request": per_request}
+
+
 def show(row: dict[str, Any]) -> None:
     """Print one line of the table."""
     lag = row["lag_us"]
@@ -129,6 +162,23 @@ def show(row: dict[str, Any]) -> None:
         f"{row['requests_per_step']:9.1f} {lag['p50']:8.1f} {lag['p99']:8.1f} {lag['p99.9']:8.1f}",
         flush=True,
     )
+
+
+def count(rate: float, has_rings: bool) -> int:
+    """Print and write how many instructions a request takes, by models and GPUs."""
+    rows = []
+    print("models   GPUs  instructions/request  batch  requests/step")
+    for models, gpus in ((1, 1024), (64, 1024), (1024, 1024), (4096, 1024), (64, 64), (64, 8192), (1000, 4096)):
+        row = instructions(models, gpus, rate, has_rings)
+        rows.append(row)
+        print(
+            f"{models:6} {gpus:6} {row['instructions_per_request']:21.0f} {row['batch_size_mean']:6.1f} "
+            f"{row['requests_per_step']:14.1f}",
+            flush=True,
+        )
+    name = f"scheduler-instructions{'-rings' if has_rings else ''}.json"
+    (RESULTS / name).write_text(json.dumps({"rate": rate, "quantum_ns": QUANTUM_NS, "rows": rows}, indent=1) + "\n")
+    return 0
 
 
 def main() -> int:
@@ -143,8 +193,15 @@ def main() -> int:
     )
     parser.add_argument("--duration-s", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--instructions", action="store_true", help="count them with valgrind, at --rate or 10e6")
+    parser.add_argument("--counted", help=argparse.SUPPRESS)
     parser.add_argument("--smoke", action="store_true", help="one short run, nothing judged or written")
     options = parser.parse_args()
+    if options.counted:
+        print(json.dumps(run(**json.loads(options.counted), quantum_ns=QUANTUM_NS)))
+        return 0
+    if options.instructions:
+        return count(options.rate or 10e6, options.rings)
     heading = "models   GPUs rings  M req/s  ns/req     bad   batch  req/step  lag p50    p99 p99.9 us"
     print(heading)
     if options.smoke:

@@ -27,6 +27,7 @@ from sentences import SENTENCES, TOPIC_OF
 from train_digits import MODELS, example_model, split_digits
 
 import symphony
+from symphony.config.lengths import padded
 from symphony.execution.formats import load_callable
 from symphony.execution.repository import read_model_config
 from symphony.execution.tokens import TextTokens
@@ -105,10 +106,13 @@ def embedded_directly(texts: Sequence[np.ndarray]) -> np.ndarray:
     tokens.configure(config)
     tokens.load(folder, config.parameters)
     rows = [tokens.preprocess({"text": text}) for text in texts]
-    network = config.network
-    batch = {spec.name: torch.from_numpy(np.stack([row[spec.name] for row in rows])) for spec in network.inputs}
+    network, longest = config.network, config.length_buckets[-1]
+    batch = {
+        spec.name: torch.from_numpy(np.stack([padded(row[spec.name], spec, longest) for row in rows]))
+        for spec in network.inputs
+    }
     with torch.inference_mode():
-        return load_callable(network, folder, "cpu")(batch)["embedding"].numpy()
+        return load_callable(network.at_length(longest), folder, "cpu")(batch)["embedding"].numpy()
 
 
 async def check_digits(sender: Sender) -> list[Check]:

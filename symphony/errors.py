@@ -14,6 +14,8 @@ class Reason(Enum):
     """Say why a request was not answered well: `value` is the token on the wire, `http_status` its code."""
 
     BAD_INPUT = ("bad_input", 400)
+    UNAUTHORIZED = ("unauthorized", 401)
+    FORBIDDEN = ("forbidden", 403)
     UNKNOWN_MODEL = ("unknown_model", 404)
     TOO_LARGE = ("too_large", 413)
     RATE_LIMITED = ("rate_limited", 429)
@@ -43,19 +45,32 @@ class SymphonyError(Exception):
     """Report a request that did not end good.
 
     `reason` is the token's enum, `model` the model asked for ("" when none was named), `retry_after_s` a hint in
-    seconds (None when trying again cannot help).
+    seconds (None when trying again cannot help), `earliest_ms` the shortest time-out that the same request, sent now,
+    could be expected to meet (None when that is not known or not the trouble).
     """
 
-    def __init__(self, reason: Reason, message: str, *, model: str = "", retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        model: str = "",
+        retry_after_s: float | None = None,
+        earliest_ms: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.model = model
         self.retry_after_s = retry_after_s
+        self.earliest_ms = earliest_ms
 
-    def body(self) -> dict[str, str]:
-        """Return the error body every codec sends: `{"error", "reason", "model"}`."""
-        return {"error": self.message, "reason": self.reason.token, "model": self.model}
+    def body(self) -> dict[str, str | float]:
+        """Return the error body every codec sends: `{"error", "reason", "model"}`, and `earliest_ms` where known."""
+        body: dict[str, str | float] = {"error": self.message, "reason": self.reason.token, "model": self.model}
+        if self.earliest_ms is not None:
+            body["earliest_ms"] = round(self.earliest_ms, 1)
+        return body
 
 
 class ConfigError(Exception):

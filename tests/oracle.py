@@ -171,6 +171,10 @@ class OracleScheduler:
         self.plan_count = 0
         self.asked = 0.0
         """How many GPUs the load asks for."""
+        self.in_use_ns = 0.0
+        self.in_use_since_ns = 0
+        self.busy_gpus = 0.0
+        """GPUs in use, added up over time since demand was measured last, and on average."""
         self.arrivals = [0.0, 0.0]
         self.drops = [0.0, 0.0]
         """Of all models, for lack of time if drops: rate per epoch, and count in this one."""
@@ -193,7 +197,7 @@ class OracleScheduler:
         need(self.now_ns is None or now_ns >= self.now_ns, f"now_ns is {now_ns}, must be at least {self.now_ns}")
         if event is not None:
             self.check(event)
-        self.now_ns = now_ns
+        self.wait_until(now_ns)
         self.decisions = []
         self.roll_epoch()
         if event is not None:
@@ -201,6 +205,12 @@ class OracleScheduler:
         self.drop_hopeless()
         self.match()
         return self.decisions
+
+    def wait_until(self, now_ns: int) -> None:
+        """Let time pass in which nothing is told."""
+        if self.now_ns is not None:
+            self.in_use_ns += float(self.in_use_count()) * float(now_ns - self.now_ns)
+        self.now_ns = now_ns
 
     @property
     def queued_count(self) -> int:
@@ -562,6 +572,7 @@ class OracleScheduler:
         epoch = self.now_ns // self.epoch_ns
         if self.epoch is None:
             self.epoch = epoch
+            self.in_use_since_ns = self.now_ns
         boundaries = epoch - self.epoch
         self.epoch = epoch
         if boundaries == 0:
@@ -574,6 +585,8 @@ class OracleScheduler:
             self.drops[0] += (self.drops[1] - self.drops[0]) / 10
             self.arrivals[0] += (self.arrivals[1] - self.arrivals[0]) / 10
             self.arrivals[1] = self.drops[1] = 0.0
+        self.busy_gpus += (self.in_use_ns / float(self.now_ns - self.in_use_since_ns) - self.busy_gpus) / 10
+        self.in_use_ns, self.in_use_since_ns = 0.0, self.now_ns
         sizes = self.work_sizes()
         for model in self.models.values():
             for _ in range(min(boundaries, EPOCHS_REMEMBERED)):
@@ -641,7 +654,8 @@ class OracleScheduler:
         return count
 
     def is_bursty(self) -> bool:
-        return self.drops[0] > 0.001 * self.arrivals[0] and self.asked < 0.85 * self.undrained_count()
+        is_idle = self.busy_gpus < 0.9 * self.undrained_count()
+        return self.drops[0] > 0.001 * self.arrivals[0] and self.asked < 0.85 * self.undrained_count() and is_idle
 
     def in_use_count(self) -> int:
         return sum(not gpu.drained and bool(gpu.batches) for gpu in self.gpus.values())
@@ -662,8 +676,18 @@ class OracleScheduler:
             return 1
         s = self.models[m].share * self.active_count() / 4
         if s >= 1:
-            return self.target_batch_size(m, kind) if self.is_full() else NEVER
+            return self.worthwhile_size(m, kind) if self.is_full() else NEVER
         return max(1, math.ceil(s * self.target_batch_size(m, kind)))
+
+    def worthwhile_size(self, m: int, kind: int) -> int:
+        """Return the target, or where batches gain little the smallest that is nearly as efficient."""
+        target = self.target_batch_size(m, kind)
+        if kind not in self.models[m].profiles:
+            return target
+        whole = float(self.latency(m, kind, target))
+        if whole < 0.9 * target * float(self.latency(m, kind, 1)):
+            return target
+        return next(b for b in range(1, target + 1) if b * whole >= 0.97 * target * float(self.latency(m, kind, b)))
 
     def work_sizes(self) -> dict[tuple[int, int], int]:
         """Return the batches by which the models' demand is measured, by model and kind."""

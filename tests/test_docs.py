@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text()
 SHOWN_MODELS = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "models.md").read_text(), re.DOTALL)
-NAMED_TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", GUARANTEES)))
+SECURITY = (ROOT / "docs" / "security.md").read_text()
+NAMED_TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", GUARANTEES + SECURITY)))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -42,6 +43,12 @@ def test_model_shown_in_full_can_be_read(text: str) -> None:
 def test_every_guarantee_names_a_test() -> None:
     rows = [row for row in GUARANTEES.splitlines() if row.startswith("| ") and not row.startswith("| guarantee")]
     assert len(rows) >= 10
+    assert [row for row in rows if not re.search(r"`tests/[\w/]+\.py::\w+`", row)] == []
+
+
+def test_every_threat_names_a_test() -> None:
+    rows = SECURITY.partition("## Threats")[2].partition("## What")[0].strip().splitlines()[2:]
+    assert len(rows) >= 20
     assert [row for row in rows if not re.search(r"`tests/[\w/]+\.py::\w+`", row)] == []
 
 

@@ -29,6 +29,7 @@ from symphony.workload import Arrivals, Schedule, make_schedule
 
 BODIES_PER_MODEL = 8
 EXIT_INVALID = 3
+KEY_VARIABLE = "SYMPHONY_API_KEY"
 TABLE_WIDTH = 110
 WARM_CONNECTIONS_MAX = 2048
 _WORDS = [
@@ -100,7 +101,8 @@ def bench_command(
 ) -> None:
     """Load the server at URL, open loop: requests are sent at their instants whatever becomes of the others.
 
-    Latency counts from the intended instant. A run whose sender was late (p99 above 5 ms) is INVALID: exit code 3.
+    Where the server needs an API key, it is the one in SYMPHONY_API_KEY. Latency counts from the intended
+    instant. A run whose sender was late (p99 above 5 ms) is INVALID: exit code 3.
     """
     console = Console(stderr=True)
     models, trace = with_trace(models, arrivals)
@@ -245,7 +247,7 @@ def find_targets(
 ) -> list[Target]:
     """Ask the server about each model and prepare its requests with random inputs."""
     targets: list[Target] = []
-    with Client(url) as client:
+    with Client(url, api_key=os.environ.get(KEY_VARIABLE)) as client:
         for text in models:
             name, _, weight = text.partition("=")
             try:
@@ -257,7 +259,7 @@ def find_targets(
             metadata = client.model_metadata(name)
             own_slo_ms = slo_ms if slo_ms is not None else slo_of(client.model_config(name), name)
             rng = np.random.default_rng((seed, len(targets)))
-            calls = Calls(Address.parse(url), form)
+            calls = Calls(Address.parse(url), form, os.environ.get(KEY_VARIABLE))
             requests = [
                 calls.infer(name, random_inputs(metadata, rng), None, timeout_ms, None, None, None, None, None)
                 for _ in range(BODIES_PER_MODEL)

@@ -11,6 +11,7 @@ from symphony.errors import ConfigError
 
 COMMANDS = {
     "serve": ("symphony.cli.serve", "serve_command", "Serve a repository of models on this machine's devices."),
+    "keys": ("symphony.cli.keys", "keys_command", "Make the API keys that callers of a node need."),
     "profile": ("symphony.cli.profile", "profile_command", "Measure how long a batch of each size takes."),
     "simulate": ("symphony.cli.simulate", "simulate_command", "Run a workload in virtual time."),
     "plan": ("symphony.cli.plan", "plan_command", "Say how many GPUs a workload needs, by simulation."),

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from symphony.client import Client
 from symphony.config import ModelConfig, parse_devices
-from symphony.errors import ConfigError
+from symphony.errors import ConfigError, SymphonyError
 from symphony.execution.batch_sizes import batch_sizes_to_measure
 from symphony.execution.devices import Device, DeviceError, LoadedModel, Timing, make_devices
 from symphony.execution.devices.emulated import latency_table_ns
@@ -25,6 +26,8 @@ from symphony.execution.samples import sample_inputs
 from symphony.profiles import LatencyProfile, staggered_bound
 from symphony.units import ms_to_ns, ns_to_ms
 
+NODE_TIMEOUT_S = 3_600.0
+"""How long a node may take to measure a model: so many batches of each size, on each kind of device."""
 GPU_COUNTS = (1, 2, 4, 8)
 """For so many GPUs the staggered bound is shown."""
 ROW_COUNT_MAX = 32
@@ -34,7 +37,9 @@ REFRESH_EVERY_S = 0.1
 
 @click.command("profile")
 @click.argument("folder", metavar="MODEL_FOLDER", type=click.Path(path_type=Path))
+@click.option("--url", help="Have this running node measure MODEL_FOLDER again, which is then the name of a model.")
 @click.option("--device", "device_text", help='Where to measure: "cpu", "cuda:0". Default: cpu.')
+@click.option("--length", type=int, help="Which of its length_buckets, where lengths vary. Default: the longest.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of a cpu device. Default: all cores but one.")
 @click.option("--budget-s", type=click.FloatRange(0.1, 3_600), default=20.0, show_default=True, help="Time to spend.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Also draw it here (.png, .svg, .pdf).")
@@ -42,7 +47,9 @@ REFRESH_EVERY_S = 0.1
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def profile_command(
     folder: Path,
+    url: str | None,
     device_text: str | None,
+    length: int | None,
     threads: int | None,
     budget_s: float,
     plot_file: Path | None,
@@ -53,13 +60,21 @@ def profile_command(
 
     `symphony serve` uses the saved profile as long as the model's files, the device and torch's version are the same.
     The profile of an emulated model is what its model.toml declares; nothing is measured or saved.
+
+    With --url a running node does it, on one of its devices while it serves on the others, and uses the result at once.
     """
     for file in (plot_file, json_file):
         if file is not None and not file.absolute().parent.is_dir():
             raise ConfigError(f"cannot write {file}: its folder does not exist; make it first")
+    if url is not None:
+        for name, value in (("--device", device_text), ("--threads", threads), ("--plot", plot_file)):
+            if value is not None:
+                raise ConfigError(f"{name} {value} does not go with --url: the node decides; leave one of them out")
+        _measure_on_node(url, str(folder), json_file, Console(width=TABLE_WIDTH))
+        return
     if plot_file is not None:
         _load_plotting()  # before a minute is spent on measuring
-    config = read_model_config(folder, folder).network
+    config = _at_length(read_model_config(folder, folder).network, length)
     saved: Path | None = None
     if config.format == "emulated":
         if device_text not in (None, "emulated"):
@@ -71,13 +86,39 @@ def profile_command(
     else:
         device = _device_for(config, device_text or "cpu", threads)
         profile = _measure(config, folder, device, budget_s, Console(stderr=True), quiet)
-        saved = ProfileStore(folder).save(profile)
+        saved = ProfileStore(folder, config.length).save(profile)
     facts = describe(profile, config)
     _show(profile, config, facts, saved, Console(width=TABLE_WIDTH))
     if json_file is not None:
         _write_json(json_file, facts)
     if plot_file is not None:
         _load_plotting()(profile, config, plot_file)
+
+
+def _at_length(config: ModelConfig, length: int | None) -> ModelConfig:
+    """Return the model for requests of one length; itself where none vary."""
+    buckets = config.length_buckets
+    if not buckets and length is None:
+        return config
+    if not buckets or length not in (None, *buckets):
+        wanted = f"choose one of {list(buckets)}" if buckets else "its requests do not vary in length; leave it out"
+        raise ConfigError(f'--length {length}: model "{config.name}": {wanted}')
+    return config.at_length(buckets[-1] if length is None else length)
+
+
+def _measure_on_node(url: str, name: str, json_file: Path | None, console: Console) -> None:
+    """Let the node at `url` measure the model again and show what it found."""
+    try:
+        with Client(url, timeout_s=NODE_TIMEOUT_S) as client:
+            found = client.profile(name)
+    except (SymphonyError, OSError, ValueError) as error:
+        raise ConfigError(f"{url}: {error}") from error
+    for values in found:
+        profile = LatencyProfile.from_json(json.dumps(values), url)
+        title = f"{profile.model} version {profile.version}, on {profile.device}"
+        console.print(_table(profile, set(profile.batch_sizes), title, False))
+    if json_file is not None:
+        _write_json(json_file, {"profiles": found})
 
 
 def describe(profile: LatencyProfile, config: ModelConfig) -> dict[str, Any]:
@@ -177,24 +218,10 @@ def _show(
 ) -> None:
     is_declared = config.format == "emulated"
     title = f"{config.name} version {config.version}, " + ("declared" if is_declared else f"on {profile.device}")
-    table = Table(title=title, title_justify="left")
-    for heading in ("batch size", "median ms", "p99 ms", "samples", "ms per item", "items/s"):
-        table.add_column(heading, justify="right")
     shown = set(profile.batch_sizes)
     if len(shown) > ROW_COUNT_MAX:
         shown &= set(batch_sizes_to_measure(config.batch_size_max))
-    columns = (profile.batch_sizes, profile.median_ns, profile.p99_ns, profile.sample_counts)
-    for size, median_ns, p99_ns, count in zip(*columns, strict=True):
-        if size in shown:
-            table.add_row(
-                str(size),
-                f"{median_ns / 1e6:.3f}",
-                f"{p99_ns / 1e6:.3f}",
-                "-" if is_declared else str(count),
-                f"{median_ns / size / 1e6:.3f}",
-                f"{size * 1e9 / median_ns:.0f}",
-            )
-    console.print(table)
+    console.print(_table(profile, shown, title, is_declared))
     lines = []
     if len(shown) < len(profile.batch_sizes):
         lines.append(f"{len(shown)} of {len(profile.batch_sizes)} sizes shown; --json writes all")
@@ -207,6 +234,24 @@ def _show(
     elif not is_declared:
         lines.append("not saved: neither the model's folder nor the cache folder can be written")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(profile: LatencyProfile, shown: set[int], title: str, is_declared: bool) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in ("batch size", "median ms", "p99 ms", "samples", "ms per item", "items/s"):
+        table.add_column(heading, justify="right")
+    columns = (profile.batch_sizes, profile.median_ns, profile.p99_ns, profile.sample_counts)
+    for size, median_ns, p99_ns, count in zip(*columns, strict=True):
+        if size in shown:
+            table.add_row(
+                str(size),
+                f"{median_ns / 1e6:.3f}",
+                f"{p99_ns / 1e6:.3f}",
+                "-" if is_declared else str(count),
+                f"{median_ns / size / 1e6:.3f}",
+                f"{size * 1e9 / median_ns:.0f}",
+            )
+    return table
 
 
 def _bound_line(bound: dict[str, Any], slo_ms: float) -> str:

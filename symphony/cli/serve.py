@@ -21,7 +21,9 @@ CONFIG_BYTES_MAX = 1 << 20
 @click.option("--devices", help='Where models run: "cpu", "2xcpu", "cuda:0,cuda:1", "4xemulated". Default: cpu.')
 @click.option("--host", help="Address to listen on. Default: 127.0.0.1.")
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one. Default: 8000.")
-@click.option("--grpc-port", type=int, help="Port for gRPC (needs the extra grpc); 0 takes a free one. Default: none.")
+@click.option(
+    "--grpc-port", type=int, help="Port for gRPC (needs the extra grpc; no TLS); 0: a free one. Default: none."
+)
 @click.option("--policy", type=click.Choice(["deferred", "eager", "timeout"]), help="Scheduling policy.")
 @click.option("--poll-s", type=float, help="Look for changes in the repository this often. Default: 0, never.")
 @click.option(
@@ -29,6 +31,12 @@ CONFIG_BYTES_MAX = 1 << 20
     type=float,
     help="Memory of each GPU for models; they share it by demand. Default: 0, all of them must fit.",
 )
+@click.option("--keys", help="keys.toml with the API keys that callers need. Default: none is needed.")
+@click.option("--tls-cert", help="PEM file of the certificate chain; with --tls-key the node speaks TLS only.")
+@click.option("--tls-key", help="PEM file of the certificate's private key.")
+@click.option("--tls-client-ca", help="PEM file of who must have signed the certificates that clients must show.")
+@click.option("--management-port", type=int, help="Port for loading, unloading and metrics alone. Default: --port.")
+@click.option("--management-host", help="Address of that port. Default: 127.0.0.1.")
 @click.option("--record", help="Write when which model is asked into this file, to simulate, plan or bench it.")
 @click.option("--record-mb-max", type=int, help="Largest size of that file. Default: 1000.")
 @click.option("--drain-timeout-s", type=float, help="How long SIGTERM waits for accepted requests.")

@@ -18,7 +18,8 @@ class AsyncClient:
     """A client of one node; use it from one event loop, as an async context manager or with `close`.
 
     `url` is `http://host:port` or `https://...` (with `tls` for other than the system's certificates). `form` is how
-    tensors travel: "framed" (fastest), "msgpack" or "json". `timeout_s` bounds each call as a whole.
+    tensors travel: "framed" (fastest), "msgpack" or "json". `timeout_s` bounds each call as a whole. `api_key`
+    goes with each call, where the node needs one.
 
     An infer request is sent again by itself only if it certainly never left whole, so it never runs twice unknown to
     the caller; after any other broken connection the caller gets a TransportError and decides. Reads (health, metadata)
@@ -33,6 +34,7 @@ class AsyncClient:
         connection_count_max: int = 256,
         timeout_s: float = 60.0,
         tls: ssl.SSLContext | None = None,
+        api_key: str | None = None,
     ) -> None:
         if connection_count_max < 1 or not timeout_s > 0:
             raise ValueError(
@@ -40,7 +42,7 @@ class AsyncClient:
             )
         address = Address.parse(url, tls)
         self.url = url
-        self._calls = Calls(address, form)
+        self._calls = Calls(address, form, api_key)
         self._pool = ConnectionPool(address, connection_count_max)
         self._timeout_s = timeout_s
 
@@ -122,6 +124,15 @@ class AsyncClient:
     async def unload(self, model: str) -> None:
         """Unload the model; return when its requests have ended."""
         await self._other("POST", load_path(model, "unload"), {})
+
+    async def profile(self, model: str) -> list[dict[str, Any]]:
+        """Have the model measured again while it is served; return its new latency profiles, one per kind of device.
+
+        It takes about `profile_budget_s` of the node for each: allow as much with `timeout_s`.
+        """
+        answer = await self._other("POST", load_path(model, "profile"), {})
+        profiles: list[dict[str, Any]] = answer["profiles"]
+        return profiles
 
     async def close(self) -> None:
         """Close the connections; calls in flight fail with TransportError."""

@@ -98,13 +98,14 @@ class Client:
         connection_count_max: int = 256,
         timeout_s: float = 60.0,
         tls: ssl.SSLContext | None = None,
+        api_key: str | None = None,
     ) -> None:
         if connection_count_max < 1 or not timeout_s > 0:
             raise ValueError(
                 f"connection_count_max is {connection_count_max}, timeout_s {timeout_s}: both must be above 0"
             )
         self.url = url
-        self._calls = Calls(Address.parse(url, tls), form)
+        self._calls = Calls(Address.parse(url, tls), form, api_key)
         self._timeout_s = timeout_s
         self._slots = threading.BoundedSemaphore(connection_count_max)
         self._lock = threading.Lock()
@@ -178,6 +179,11 @@ class Client:
     def unload(self, model: str) -> None:
         """Unload the model; return when its requests have ended."""
         self._other("POST", load_path(model, "unload"), {})
+
+    def profile(self, model: str) -> list[dict[str, Any]]:
+        """Have the model measured again while it is served; see `AsyncClient.profile`."""
+        profiles: list[dict[str, Any]] = self._other("POST", load_path(model, "profile"), {})["profiles"]
+        return profiles
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed when their call ends."""

@@ -88,12 +88,13 @@ class Ask:
 class Calls:
     """Make the bytes of calls to one server in one form, and read what comes back."""
 
-    def __init__(self, address: Address, form: str) -> None:
+    def __init__(self, address: Address, form: str, api_key: str | None = None) -> None:
         if form not in FORMS:
             raise ValueError(f"form is {form!r}: choose one of {', '.join(FORMS)}")
         self.address = address
         self._host = str(address)
         self._form = FORMS[form]
+        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
 
     def infer(
         self,
@@ -155,14 +156,15 @@ class Calls:
             self._host,
             size,
             encoded.content_type,
-            {**encoded.headers, **(headers or {})},
+            {**encoded.headers, **self._headers, **(headers or {})},
         )
         return join(head, encoded.parts)
 
     def other(self, method: str, path: str, body: Any = None) -> bytes:
         """Return a whole request for a route with a JSON body or none."""
         data = b"" if body is None else json.dumps(body).encode()
-        return write_head(method, path, self._host, len(data), "application/json" if data else "") + data
+        kind = "application/json" if data else ""
+        return write_head(method, path, self._host, len(data), kind, self._headers) + data
 
     def read_infer(self, response: Response) -> InferResult:
         """Return the answer to an infer call; raise the SymphonyError it carries."""
@@ -207,7 +209,7 @@ class Calls:
 
 
 def load_path(model: str, verb: str) -> str:
-    """Return the path that loads or unloads a model."""
+    """Return the path that loads, unloads or profiles a model."""
     return f"/v2/repository/models/{quote(model, safe='')}/{verb}"
 
 

@@ -12,13 +12,19 @@ Scalar = str | int | float | bool
 class TensorSpec:
     """One input or output of ONE request: OIP `datatype`, `shape` without the batch dimension.
 
-    `allow_nan` false refuses NaN and infinities in requests, and fails those whose outputs hold them.
+    A size of -1 varies from request to request, and `pad` fills it up to the length that its batch runs at. `allow_nan`
+    false refuses NaN and infinities in requests, and fails those whose outputs hold them.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     allow_nan: bool = True
+    pad: float = 0.0
+
+    def at_length(self, length: int) -> TensorSpec:
+        """Return the tensor with `length` in place of the dimension that varies."""
+        return replace(self, shape=tuple(length if size == -1 else size for size in self.shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,11 @@ class ProcessingSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """One version of one model; docs/models.md explains each key with its unit and limits."""
+    """One version of one model; docs/models.md explains each key with its unit and limits.
+
+    `length_buckets`: where a dimension varies (-1), the lengths that batches run at, ascending. `length`: that of
+    `at_length`.
+    """
 
     name: str
     version: str
@@ -101,6 +111,8 @@ class ModelConfig:
     execution: ExecutionSpec = ExecutionSpec()
     processing: ProcessingSpec | None = None
     emulated: EmulatedSpec | None = None
+    length_buckets: tuple[int, ...] = ()
+    length: int = 0
 
     @property
     def network(self) -> ModelConfig:
@@ -109,3 +121,12 @@ class ModelConfig:
             return self
         inputs, outputs = self.processing.inputs or self.inputs, self.processing.outputs or self.outputs
         return replace(self, inputs=inputs, outputs=outputs, processing=None)
+
+    def at_length(self, length: int) -> ModelConfig:
+        """Return the network for requests padded to `length`, one of `length_buckets`: all its dimensions are fixed."""
+        return replace(
+            self,
+            inputs=tuple(spec.at_length(length) for spec in self.inputs),
+            outputs=tuple(spec.at_length(length) for spec in self.outputs),
+            length=length,
+        )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
 
 from symphony.config.document import Document, read_document, shown
+from symphony.config.lengths import VARIES
 from symphony.config.model import EmulatedSpec, ExecutionSpec, ModelConfig, ProcessingSpec, Scalar, TensorSpec
 
 DATATYPES = [
@@ -24,6 +25,8 @@ ELEMENT_COUNT_MAX = 1 << 28
 ENTRY_CHARS_MAX = 512
 PARAMETER_COUNT_MAX = 256
 WORKER_COUNT_MAX = 256
+LENGTH_BUCKET_COUNT_MAX = 32
+LENGTH_MAX = 1 << 20
 PYTHON_ENTRY = "'file.py:Class', the file in the model's folder, or 'package.module:Class'"
 """What an entry of Python code looks like, in the words of an error."""
 FAULT_PERIOD_MAX = 1 << 31
@@ -62,6 +65,7 @@ class TensorDocument(Document):
     datatype: str
     shape: list[int] = Field(max_length=DIMENSION_COUNT_MAX)
     allow_nan: bool = True
+    pad: Number = 0.0
 
     @field_validator("datatype")
     @classmethod
@@ -72,14 +76,16 @@ class TensorDocument(Document):
 
     @field_validator("shape")
     @classmethod
-    def _fixed(cls, shape: list[int]) -> list[int]:
+    def _in_range(cls, shape: list[int]) -> list[int]:
         elements = 1
         for size in shape:
-            if size == -1:
-                raise ValueError("dimensions that vary (-1) are not served; give a fixed size and pad the inputs to it")
-            if size < 1:
-                raise ValueError("each dimension must be at least 1; leave the batch dimension out")
-            elements *= size
+            if size < 1 and size != VARIES:
+                raise ValueError(
+                    "each dimension must be at least 1, or -1 for one that varies; leave the batch dimension out"
+                )
+            elements *= abs(size)
+        if shape.count(VARIES) > 1:
+            raise ValueError("one dimension of a tensor may vary (-1), not several; give the others a size")
         if elements > ELEMENT_COUNT_MAX:
             raise ValueError(f"one request would have {elements} elements, above {ELEMENT_COUNT_MAX}; make it smaller")
         return shape
@@ -178,6 +184,7 @@ class ModelDocument(Document):
     execution: ExecutionDocument = ExecutionDocument()
     processing: ProcessingDocument | None = None
     emulated: EmulatedDocument | None = None
+    length_buckets: list[int] = Field(default=[], max_length=LENGTH_BUCKET_COUNT_MAX)
 
     @field_validator("name")
     @classmethod
@@ -200,6 +207,13 @@ class ModelDocument(Document):
             )
         return value
 
+    @field_validator("length_buckets")
+    @classmethod
+    def _ascends(cls, value: list[int]) -> list[int]:
+        if any(one < 1 or one > LENGTH_MAX for one in value) or sorted(set(value)) != value:
+            raise ValueError(f"it must be lengths from 1 to {LENGTH_MAX} that ascend; write for example [32, 64, 128]")
+        return value
+
     @field_validator("devices")
     @classmethod
     def _once(cls, value: list[DeviceKind]) -> list[DeviceKind]:
@@ -214,13 +228,13 @@ class ModelDocument(Document):
 
     @classmethod
     def cross_faults(cls, raw: Mapping[str, Any]) -> list[str]:
-        """Return what does not go together with `format`: the entry, the devices, the [emulated] table."""
+        """Return what does not go together: entry, devices and [emulated] with `format`; lengths with their buckets."""
         form = raw.get("format")
+        faults = _length_faults(raw)
         if form == "emulated":
-            return _emulated_faults(raw)
+            return faults + _emulated_faults(raw)
         if form not in get_args(Format):
-            return []
-        faults = []
+            return faults
         if "emulated" in raw:
             faults.append(
                 f'table [emulated] is not allowed with format = "{form}"; leave it out, or set format = "emulated"'
@@ -246,6 +260,50 @@ def _with_names_that_differ(tensors: list[TensorDocument]) -> list[TensorDocumen
 def _names_python(entry: str) -> bool:
     pattern = _FILE_ENTRY if ".py:" in entry else _PACKAGE_ENTRY
     return bool(pattern.fullmatch(entry)) and ".." not in entry
+
+
+def _length_faults(raw: Mapping[str, Any]) -> list[str]:
+    """Return where dimensions that vary, their buckets and the tensors' sizes do not go together."""
+    processing = raw.get("processing")
+    own = processing if isinstance(processing, dict) else {}
+    inputs = _shapes(own.get("inputs") or raw.get("inputs"))
+    outputs = _shapes(own.get("outputs") or raw.get("outputs"))
+    varies = any(VARIES in shape for shape in inputs.values())
+    buckets = raw.get("length_buckets")
+    faults = []
+    if varies and not buckets:
+        name = next(name for name, shape in inputs.items() if VARIES in shape)
+        faults.append(
+            f"key 'length_buckets' is missing: input {name!r} varies in length (-1); say which lengths batches run at, "
+            "for example length_buckets = [32, 64, 128]"
+        )
+    if buckets and not varies:
+        faults.append(
+            f"key 'length_buckets' is {shown(buckets)}: no input of the network varies in length; leave it out, or "
+            "give an input a dimension of -1"
+        )
+    for name, shape in outputs.items():
+        if VARIES in shape and not varies:
+            faults.append(f"output {name!r} varies in length (-1): no input of the network does; give it a size")
+    longest = buckets[-1] if isinstance(buckets, list) and buckets and type(buckets[-1]) is int else 1
+    for name, shape in (inputs | outputs).items():
+        elements = math.prod(longest if size == VARIES else size for size in shape)
+        if VARIES in shape and elements > ELEMENT_COUNT_MAX:
+            faults.append(
+                f"tensor {name!r} would have {elements} elements at length {longest}, above {ELEMENT_COUNT_MAX}; "
+                "make it smaller"
+            )
+    return faults
+
+
+def _shapes(tensors: Any) -> dict[str, list[int]]:
+    """Return name -> shape of the tables that are well-formed; what is wrong with others is said elsewhere."""
+    found = {}
+    for one in tensors if isinstance(tensors, list) else ():
+        shape = one.get("shape") if isinstance(one, dict) else None
+        if isinstance(shape, list) and all(type(size) is int for size in shape):
+            found[str(one.get("name"))] = shape
+    return found
 
 
 def _emulated_faults(raw: Mapping[str, Any]) -> list[str]:
@@ -320,11 +378,12 @@ def parse_model_config(text: str, file: str) -> ModelConfig:
         execution=ExecutionSpec(**document.execution.model_dump()),
         processing=None if document.processing is None else _processing(document.processing),
         emulated=None if emulated is None else _emulated(emulated),
+        length_buckets=tuple(document.length_buckets),
     )
 
 
 def _specs(tensors: list[TensorDocument]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(one.name, one.datatype, tuple(one.shape), one.allow_nan) for one in tensors)
+    return tuple(TensorSpec(one.name, one.datatype, tuple(one.shape), one.allow_nan, one.pad) for one in tensors)
 
 
 def _processing(document: ProcessingDocument) -> ProcessingSpec:

@@ -15,6 +15,7 @@ from symphony.config.node import NodeConfig
 from symphony.errors import ConfigError
 
 _DEFAULT = NodeConfig()
+_OPTIONAL_PATHS = ("keys", "tls_cert", "tls_key", "tls_client_ca", "record")
 
 
 class NodeDocument(Document):
@@ -41,8 +42,30 @@ class NodeDocument(Document):
     timeout_delay_ms: Number = Field(default=_DEFAULT.timeout_delay_ms, ge=0.0, le=60_000.0)
     timeout_batch_size: int = Field(default=_DEFAULT.timeout_batch_size, ge=0, le=4096)
     device_memory_mb: Number = Field(default=_DEFAULT.device_memory_mb, ge=0.0, le=1e9)
+    keys: str = Field(default="", max_length=4096)
+    tls_cert: str = Field(default="", max_length=4096)
+    tls_key: str = Field(default="", max_length=4096)
+    tls_client_ca: str = Field(default="", max_length=4096)
+    management_host: str = Field(default=_DEFAULT.management_host, min_length=1, max_length=255)
+    management_port: int | None = Field(default=None, ge=0, le=65_535)
+    connection_count_max: int = Field(default=_DEFAULT.connection_count_max, ge=1, le=1 << 20)
+    header_timeout_s: Number = Field(default=_DEFAULT.header_timeout_s, ge=0.05, le=3_600.0)
+    body_timeout_s: Number = Field(default=_DEFAULT.body_timeout_s, ge=0.05, le=3_600.0)
+    keepalive_timeout_s: Number = Field(default=_DEFAULT.keepalive_timeout_s, ge=0.05, le=86_400.0)
     record: str = Field(default="", max_length=4096)
     record_mb_max: int = Field(default=_DEFAULT.record_mb_max, ge=1, le=1_000)
+
+    @classmethod
+    def cross_faults(cls, raw: Mapping[str, Any]) -> list[str]:
+        """Return what is missing for TLS."""
+        faults = []
+        if bool(raw.get("tls_cert")) != bool(raw.get("tls_key")):
+            faults.append("keys 'tls_cert' and 'tls_key' need each other; give both or neither")
+        if raw.get("tls_client_ca") and not raw.get("tls_cert"):
+            faults.append(
+                "key 'tls_client_ca' needs 'tls_cert' and 'tls_key': without TLS no client shows a certificate"
+            )
+        return faults
 
     @field_validator("devices")
     @classmethod
@@ -62,6 +85,6 @@ def parse_node_config(text: str, file: str, flags: Mapping[str, Any] | None = No
     raw = parse_toml(text, file) | dict(flags or {})
     values = check_document(NodeDocument, raw, file).model_dump()
     devices: tuple[DeviceSpec, ...] = parse_devices(values.pop("devices"))
-    record = Path(values["record"]) if values["record"] else None
-    paths = {"repository": Path(values["repository"]), "record": record}
+    paths = {name: Path(values[name]) if values[name] else None for name in _OPTIONAL_PATHS}
+    paths["repository"] = Path(values["repository"])
     return NodeConfig(**(values | paths | {"devices": devices}))

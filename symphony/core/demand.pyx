@@ -28,6 +28,7 @@ cdef class Demand(State):
             self.has_epoch = True
             self.epoch = epoch
             self.measured_since_ns = INT64_MAX
+            self.in_use_since_ns = self.in_use_at_ns = now
             return
         if passed <= 0:
             return
@@ -42,6 +43,10 @@ cdef class Demand(State):
             self.drop_rate = remembered(self.drop_rate, self.drop_count)
             self.arrival_rate = remembered(self.arrival_rate, self.arrival_count)
             self.arrival_count = self.drop_count = 0.0
+        self.count_in_use()
+        self.busy_gpus = remembered(self.busy_gpus, self.in_use_ns / <double>(now - self.in_use_since_ns))
+        self.in_use_ns = 0.0
+        self.in_use_since_ns = now
         self.has_neglected = False
         for i in range(self.model_count_max):
             m = &self.models[i]
@@ -138,7 +143,8 @@ cdef class Demand(State):
         cdef int32_t i
         cdef cbool was_full = self.is_full
         self.targets_dirty = False
-        self.is_bursty = has_bursts(self.drop_rate, self.arrival_rate, self.gpus_asked, <double>self.usable_count)
+        self.is_bursty = has_bursts(
+            self.drop_rate, self.arrival_rate, self.gpus_asked, self.busy_gpus, <double>self.usable_count)
         self.active_count = self.usable_count if self.is_bursty else self.active_set()
         self.is_full = self.active_count >= self.usable_count
         for i in range(self.model_count_max):
@@ -166,7 +172,7 @@ cdef class Demand(State):
                     m.rate / <double>self.epoch_ns, budget_ns))
             if self.early:
                 early_size = 1 if self.is_bursty else early_batch_size(
-                    self.pairs[pair].target, m.share * <double>self.active_count, self.active_count >= self.usable_count)
+                    self.pairs[pair].latency, self.pairs[pair].target, m.share * <double>self.active_count, self.active_count >= self.usable_count)
                 if early_size != self.pairs[pair].early_size:
                     self.pairs[pair].early_size = early_size
                     self.touch(model)

@@ -49,9 +49,10 @@ cdef inline int32_t active_set_size(double gpus_asked, int32_t gpus_usable) noex
 
 
 # Whether it is bursts that cost requests, and not the load: some are dropped though the GPUs could carry what arrivals ask for on
-# average. Then a GPU that waits for a fuller batch is one that the next burst will miss.
-cdef inline cbool has_bursts(double drop_rate, double arrival_rate, double gpus_asked, double gpus) noexcept nogil:
-    return drop_rate > 0.001 * arrival_rate and gpus_asked < 0.85 * gpus
+# average. Then a GPU that waits for a fuller batch is one that the next burst will miss. Where the GPUs are busy all the same, it is
+# small batches that use them up, and what is lost wants larger ones.
+cdef inline cbool has_bursts(double drop_rate, double arrival_rate, double gpus_asked, double gpus_busy, double gpus) noexcept nogil:
+    return drop_rate > 0.001 * arrival_rate and gpus_asked < 0.85 * gpus and gpus_busy < 0.9 * gpus
 
 
 # Whether a model loses too many of its requests: where SLOs are unlike, GPUs held by long batches cost the short ones.
@@ -64,14 +65,25 @@ cdef inline cbool loses_more(double drop_rate, double rate, double drop_rate_of_
     return drop_rate * rate_of_all > 2.0 * drop_rate_of_all * rate
 
 
+# The batch worth waiting for: the target; but where batches gain less than a tenth over single requests, the smallest that is nearly
+# as efficient.
+cdef inline int32_t worthwhile_batch_size(const int64_t* latency, int32_t target) noexcept nogil:
+    cdef int32_t size = 1
+    if <double>latency[target] < 0.9 * <double>target * <double>latency[1]:
+        return target
+    while <double>size * <double>latency[target] < 0.97 * <double>target * <double>latency[size]:
+        size += 1
+    return size
+
+
 # From this size on a batch starts as soon as a GPU of the active set is free instead of waiting for frontrun. Waiting lets
 # a batch grow at the price of an idle GPU. With demand for `gpus` = 4 or more the staggered batch is worth waiting for,
 # and only a full pool lets one of the target's size go; with less there is little to stagger with, windows collide, and
 # the less demand the smaller a batch pays for the GPU's time.
-cdef inline int32_t early_batch_size(int32_t target, double gpus, cbool is_full) noexcept nogil:
+cdef inline int32_t early_batch_size(const int64_t* latency, int32_t target, double gpus, cbool is_full) noexcept nogil:
     cdef double share = gpus / 4
     if share >= 1.0:
-        return target if is_full else INT32_MAX
+        return worthwhile_batch_size(latency, target) if is_full else INT32_MAX
     return max(1, <int32_t>ceil(share * <double>target))
 
 

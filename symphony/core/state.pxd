@@ -173,6 +173,10 @@ cdef class State:
     cdef uint8_t kinds_seen
     cdef int32_t usable_count                   # joined and not drained
     cdef int32_t in_use_count                   # of these, with a batch in flight
+    cdef double in_use_ns                       # in_use_count added up over the time since in_use_since_ns
+    cdef int64_t in_use_since_ns                # when demand was measured last
+    cdef int64_t in_use_at_ns                   # up to when in_use_ns is counted
+    cdef double busy_gpus                       # in_use_count on average, over ten epochs or so
     cdef uint64_t plan_count
 
     # what comes when
@@ -223,4 +227,5 @@ cdef class State:
     cdef int gpu_drained(self, int32_t gpu, cbool is_drained) noexcept nogil
     cdef int batch_started(self, uint64_t plan_id, int32_t gpu, int64_t started) noexcept nogil
     cdef int batch_finished(self, uint64_t plan_id, int32_t gpu, int64_t finished) noexcept nogil
+    cdef void count_in_use(self) noexcept nogil
     cdef void gpu_turned(self, int32_t gpu) noexcept nogil

@@ -316,6 +316,11 @@ cdef class State:
         self.gpu_turned(gpu)
         return EVENT_OK
 
+    cdef void count_in_use(self) noexcept nogil:
+        """Add up the time since the last call, times the GPUs in use since then."""
+        self.in_use_ns += <double>self.in_use_count * <double>(self.now_ns - self.in_use_at_ns)
+        self.in_use_at_ns = self.now_ns
+
     cdef void gpu_turned(self, int32_t gpu) noexcept nogil:
         """Bring the GPU's bits and its next turn up to date with `now_ns`."""
         cdef Gpu* g = &self.gpus[gpu]
@@ -332,6 +337,7 @@ cdef class State:
                 is_ahead = is_usable
                 turn = g.free_at_ns
         if is_in_use != g.is_in_use:
+            self.count_in_use()
             g.is_in_use = is_in_use
             self.in_use_count += 1 if is_in_use else -1
         if is_usable:

@@ -19,8 +19,9 @@ class PendingRequest:
     `inputs` maps a tensor's name to an array of one request's shape (no batch dimension; `BYTES` is an object array of
     bytes). Times are integer nanoseconds of the monotonic clock. `on_done(self)` is called exactly once, on the
     asyncio thread, with either `outputs` or `error` set; never after a cancellation. `copying_ns`: how
-    long its batch's inputs and outputs were copied; `infer_ns`: what its batch took between. `is_queued`: the loop
-    knows it; before that it may be preprocessed, afterwards postprocessed.
+    long its batch's inputs and outputs were copied; `infer_ns`: what its batch took between. `is_queued`: the
+    scheduling loop knows it; before that it may be preprocessed, afterwards postprocessed. `length`: its own, before it
+    was padded, where its model lets that vary.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class PendingRequest:
         "infer_ns",
         "inputs",
         "is_queued",
+        "length",
         "model",
         "on_done",
         "outputs",
@@ -52,6 +54,7 @@ class PendingRequest:
     ) -> None:
         self.id = -1
         self.is_queued = False
+        self.length = 0
         self.model = model
         self.inputs = inputs
         self.arrived_ns = arrived_ns

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from symphony.config import ModelConfig, TensorSpec
+from symphony.config.lengths import fits
 from symphony.execution.entry import made_by_entry
 from symphony.execution.trouble import ModelLoadError
 from symphony.wire.tensors import NUMPY_DTYPES
@@ -167,7 +168,7 @@ def checked(model: str, step: str, specs: Sequence[TensorSpec], found: Any) -> d
             )
         dtype = np.dtype(object) if spec.datatype == "BYTES" else np.dtype(NUMPY_DTYPES[spec.datatype])
         array = np.asarray(found[spec.name])
-        if array.shape != spec.shape or array.dtype != dtype:
+        if not fits(array.shape, spec) or array.dtype != dtype:
             raise ProcessingError(
                 f'model "{model}": {step} returned "{spec.name}" as {array.dtype}{list(array.shape)}; model.toml '
                 f"declares {spec.datatype}{list(spec.shape)}"

@@ -49,10 +49,14 @@ def fingerprint(config: ModelConfig, folder: Path) -> str:
 
 
 class ProfileStore:
-    """The saved profiles of one model: `profiles/<device>.json` in its folder, or in the user's cache if read-only."""
+    """The saved profiles of one model: `profiles/<device>.json` in its folder, or in the user's cache if read-only.
 
-    def __init__(self, folder: Path) -> None:
+    `length`: the one of the buckets that it is about, where the model's requests vary in length.
+    """
+
+    def __init__(self, folder: Path, length: int = 0) -> None:
         self._folder = folder
+        self._suffix = f"-length-{length}" if length else ""
         self._places = [folder / PROFILE_FOLDER]
         cache = _cache_folder()
         if cache is not None:
@@ -62,7 +66,7 @@ class ProfileStore:
     def load(self, device: str, torch_version: str, mark: str) -> LatencyProfile | None:
         """Return the saved profile for this device, torch and fingerprint; None without one that can be read."""
         for place in self._places:
-            file = place / _file_name(device)
+            file = place / _file_name(device, self._suffix)
             try:
                 if not file.is_file():
                     continue
@@ -79,7 +83,7 @@ class ProfileStore:
     def save(self, profile: LatencyProfile) -> Path | None:
         """Write the profile in one step; return where, or None (and say so in the log) if no place is writable."""
         for place in self._places:
-            file = place / _file_name(profile.device)
+            file = place / _file_name(profile.device, self._suffix)
             draft = file.with_suffix(f".{os.getpid()}.tmp")
             try:
                 place.mkdir(parents=True, exist_ok=True)
@@ -125,8 +129,8 @@ def _cache_folder() -> Path | None:
         return None
 
 
-def _file_name(device: str) -> str:
-    return (re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "device") + ".json"
+def _file_name(device: str, suffix: str) -> str:
+    return (re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "device") + suffix + ".json"
 
 
 def _remove(draft: Path) -> None:

@@ -60,7 +60,7 @@ def _checked(config: ModelConfig, given: Mapping[str, Any]) -> dict[str, Array]:
         if not isinstance(given, Mapping) or spec.name not in given:
             raise ModelLoadError(f'model "{config.name}": sample(rng) gave no input "{spec.name}"; return every input')
         wanted = np.dtype(NUMPY_DTYPES[spec.datatype])
-        array = np.asarray(given[spec.name])
+        array = _stretched(np.asarray(given[spec.name]), spec.shape) if config.length else np.asarray(given[spec.name])
         if array.shape != spec.shape or array.dtype != wanted:
             raise ModelLoadError(
                 f'model "{config.name}": sample(rng) gave input "{spec.name}" as {array.dtype}{list(array.shape)}: '
@@ -69,3 +69,12 @@ def _checked(config: ModelConfig, given: Mapping[str, Any]) -> dict[str, Array]:
             )
         arrays[spec.name] = array
     return arrays
+
+
+def _stretched(array: Array, shape: tuple[int, ...]) -> Array:
+    """Return the array cut or repeated to `shape` along the one dimension in which it differs; itself if in several."""
+    axes = [axis for axis, size in enumerate(shape) if array.ndim == len(shape) and array.shape[axis] != size]
+    if len(axes) != 1 or not array.size:
+        return array
+    places = np.arange(shape[axes[0]]) % array.shape[axes[0]]
+    return np.asarray(np.take(array, places, axis=axes[0]))

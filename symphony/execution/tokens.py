@@ -1,7 +1,8 @@
 """Turn texts into token ids: `[processing] entry = "symphony.execution.tokens:TextTokens"`.
 
 Reads the tokenizer.json of a Hugging Face checkpoint with the tokenizers library, which lets go of the GIL. Every
-text becomes the same number of tokens, cut or padded behind a mask, so a batch's time depends on its size alone.
+text becomes the same number of tokens, cut or padded behind a mask, so a batch's time depends on its size alone; or,
+where model.toml lets their number vary, as many as it has.
 Without torch and transformers, so that processes which only preprocess start quickly.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from symphony.config import ModelConfig, TensorSpec
+from symphony.config.lengths import VARIES
 from symphony.execution.checkpoints import CONFIG, TOKENIZER, checkpoint_file, checkpoint_folder, read_json
 from symphony.execution.trouble import ModelLoadError
 
@@ -31,7 +33,8 @@ class TextTokens:
     """Preprocess one request: its text, or its pair of texts, becomes `input_ids`, `attention_mask`, `token_type_ids`.
 
     The model's one input is BYTES of shape [1], [] or, for a pair, [2]; bytes that are not UTF-8 are replaced.
-    `[[processing.inputs]]` declares those of the three that the network takes, INT64 [token_count].
+    `[[processing.inputs]]` declares those of the three that the network takes, INT64 [token_count], or [-1] with
+    `length_buckets`.
     """
 
     def configure(self, config: ModelConfig) -> None:
@@ -50,9 +53,12 @@ class TextTokens:
         token_count = token_count_of(config, config.network.inputs)
         self._name = text.name
         self._tokenizer = Tokenizer(config, checkpoint_folder(config, folder), token_count, is_pair(text))
+        ids = next(spec for spec in config.network.inputs if spec.name == IDS)
+        if ids.shape == (VARIES,):
+            self._tokenizer.let_vary(ids)
 
     def preprocess(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Return int64[token_count] each for `bytes[1]` or `bytes[2]`."""
+        """Return int64[token_count] each for `bytes[1]` or `bytes[2]`; fewer where their number varies."""
         tokens = self._tokenizer(inputs[self._name].reshape(1, -1))
         return {name: rows[0] for name, rows in tokens.items()}
 
@@ -82,9 +88,9 @@ class Tokenizer:
                 f'model "{config.name}": token_count is {token_count}, and this tokenizer adds {special_count} tokens '
                 f"to each request; choose at least {special_count + 1}"
             )
-        pad_id = self._pad_id(config, folder)
+        self._config, self._pad = config, self._pad_id(config, folder)
         self._tokenizer.enable_truncation(token_count)
-        self._tokenizer.enable_padding(length=token_count, direction="right", pad_id=pad_id)
+        self._tokenizer.enable_padding(length=token_count, direction="right", pad_id=self._pad)
         self._text_bytes_max = token_count * TEXT_BYTES_PER_TOKEN
         self.id_max = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
         """The largest id that it gives."""
@@ -99,6 +105,15 @@ class Tokenizer:
             MASK: np.array([one.attention_mask for one in found], dtype=np.int64),
             TYPES: np.array([one.type_ids for one in found], dtype=np.int64),
         }
+
+    def let_vary(self, ids: TensorSpec) -> None:
+        """Leave the padding to the node; raise ModelLoadError if it would not pad with this tokenizer's token."""
+        if ids.pad != self._pad:
+            raise ModelLoadError(
+                f'model "{self._config.name}": "{ids.name}" is padded with {ids.pad:g}, and this tokenizer pads with '
+                f"{self._pad}; set pad = {self._pad} in its table"
+            )
+        self._tokenizer.no_padding()
 
     def _decoded(self, text: bytes) -> str:
         return bytes(text)[: self._text_bytes_max].decode(errors="replace")
@@ -134,7 +149,9 @@ def is_pair(spec: TensorSpec) -> bool:
 
 
 def token_count_of(config: ModelConfig, specs: Sequence[TensorSpec]) -> int:
-    """Return the length that token ids are declared with; raise ModelLoadError unless they are declared alike.
+    """Return the length, the longest if it varies, that token ids are declared with.
+
+    Raise ModelLoadError unless they are declared alike.
 
     `parameters.token_count` need not be given beside them, but must not differ.
     """
@@ -152,6 +169,8 @@ def token_count_of(config: ModelConfig, specs: Sequence[TensorSpec]) -> int:
                 f"[token_count], the same for {[one.name for one in specs]}"
             )
     (count,) = specs[0].shape
+    if count == VARIES:
+        count = config.length_buckets[-1]
     given = config.parameters.get("token_count", count)
     if given != count:
         raise ModelLoadError(

@@ -30,6 +30,7 @@ import numpy as np
 from symphony.driver.requests import PendingRequest
 from symphony.execution.devices import Device, DeviceError, Fault, Flight, LoadedModel, Tensors
 from symphony.execution.swapper import LoadOrder, LoadPort, Swapper
+from symphony.metrics import Histogram
 
 FINITE_CHECKS: dict[str, Callable[[Any], Any]] = {
     "FP16": np.isfinite,
@@ -38,6 +39,9 @@ FINITE_CHECKS: dict[str, Callable[[Any], Any]] = {
     "BF16": lambda bits: (bits & 0x7F80) != 0x7F80,
 }
 """For each datatype that has NaN: from a batch's values, whether each is finite. BF16 comes as its bits."""
+GAP_BOUNDS_NS = tuple(us * 1_000 for us in (10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000))
+SUSPECT_FACTOR, SUSPECT_NS = 4, 20_000_000
+"""A batch may hang that has run for so many times its predicted time, and this much longer than predicted."""
 JOIN_S = 0.2
 """How long `abandon` waits for a launcher that is not stuck."""
 
@@ -123,6 +127,10 @@ class Worker:
         self.gpu = gpu
         self.device = device
         self.busy_ns = 0
+        self.gaps = Histogram(GAP_BOUNDS_NS)
+        """How long the device was idle between batches, of those where a request of the next waited already."""
+        self._idle_since_ns: int | None = None
+        """When the last batch ended; None before the first, and after one that failed."""
         self._port = port
         self._lookup = lookup
         self._on_batch = on_batch
@@ -173,6 +181,17 @@ class Worker:
 
     def _hangs(self, now_ns: int) -> bool:
         return bool(self._running) and now_ns - self._running[0].since_ns > self._running[0].limit_ns
+
+    def suspect(self, now_ns: int) -> int | None:
+        """Return the model of the oldest batch if that takes far longer than predicted, else None."""
+        with self._lock:
+            if not self._running:
+                return None
+            running = self._running[0]
+        plan = running.plan
+        predicted_ns = plan.finish_at_ns - plan.start_at_ns
+        limit_ns = max(SUSPECT_FACTOR * predicted_ns, predicted_ns + SUSPECT_NS)
+        return plan.model if now_ns - running.since_ns > limit_ns else None
 
     def stop(self, timeout_s: float) -> bool:
         """End the threads after what runs has ended; return whether they did.
@@ -329,6 +348,8 @@ class Worker:
             self._port.batch_finished(running.plan.plan_id, self.gpu, finished_ns)
         if error is None:
             self.busy_ns += finished_ns - started_ns
+            self._note_gap(running.requests, started_ns)
+        self._idle_since_ns = finished_ns if error is None else None
         limit = len(running.requests) // 2 if fault is Fault.MEMORY else 0
         for place, part in enumerate(parts):
             bad_rows = _bad_rows(running.loaded, part.outputs)
@@ -349,6 +370,11 @@ class Worker:
                     infer_ns,
                 )
             )
+
+    def _note_gap(self, requests: Sequence[PendingRequest], started_ns: int) -> None:
+        since_ns = self._idle_since_ns
+        if since_ns is not None and any(request.arrived_ns <= since_ns for request in requests):
+            self.gaps.observe(max(0, started_ns - since_ns))
 
     def _examine(self, error: Exception) -> Fault | None:
         """Return what the error means; None once abandoned, for a device that hangs is not asked."""

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from symphony.config import ModelConfig, TensorSpec
+from symphony.config.lengths import VARIES, LengthError, fits, length_of
 from symphony.errors import Reason, SymphonyError
 from symphony.ingress.deadline import check_timeout, parse_timeout_ms
 from symphony.units import ms_to_ns
@@ -15,6 +16,8 @@ from symphony.wire import bf16_to_fp32, datatype_of, dtype_of
 from symphony.wire.messages import NO_NAMES
 
 PRIORITY_MAX = 8
+LENGTH_MAX = 1 << 28
+"""Of what preprocessing takes: the body's size is the limit there."""
 
 Array = np.ndarray[Any, Any]
 Inputs = Mapping[str, Array]
@@ -30,6 +33,7 @@ class Admission:
         "_first_shape",
         "_has_finite_check",
         "_specs",
+        "_varies",
         "bf16_output_names",
         "config",
         "slo_ns",
@@ -41,6 +45,7 @@ class Admission:
         self._specs = {spec.name: (spec, np.dtype(dtype_of(spec.datatype))) for spec in config.inputs}
         self._bf16_names = frozenset(spec.name for spec in config.inputs if spec.datatype == "BF16")
         self.bf16_output_names = frozenset(spec.name for spec in config.outputs if spec.datatype == "BF16")
+        self._varies = any(VARIES in spec.shape for spec in config.inputs)
         self._has_finite_check = any(_is_finite_only(spec) for spec in config.inputs)
         # The fast path is for one input without a look at its numbers; no tensor is called "".
         is_fast = len(config.inputs) == 1 and not self._has_finite_check
@@ -139,13 +144,25 @@ class Admission:
                     self._refuse(
                         f"input {_quoted(name)} holds NaN or infinities, which this model refuses (allow_nan = false)"
                     )
-        return next(iter(counts.values()), 0)
+        count = next(iter(counts.values()), 0)
+        if self._varies:
+            self._check_length(inputs, count)
+        return count
+
+    def _check_length(self, inputs: Inputs, count: int) -> None:
+        """Refuse inputs that differ in length or are longer than the longest bucket."""
+        buckets = self.config.network.length_buckets
+        rows = inputs if count == 0 else {name: array[0, ...] for name, array in inputs.items()}
+        try:
+            length_of(rows, self.config.inputs, buckets[-1] if buckets else LENGTH_MAX)
+        except LengthError as error:
+            self._refuse(str(error))
 
     def _count_of(self, spec: TensorSpec, shape: tuple[int, ...]) -> int:
-        if shape == spec.shape:
+        if fits(shape, spec):
             return 0
         batch_size_max = self.config.batch_size_max
-        if len(shape) == len(spec.shape) + 1 and shape[1:] == spec.shape:
+        if len(shape) == len(spec.shape) + 1 and fits(shape[1:], spec):
             if 1 <= shape[0] <= batch_size_max:
                 return shape[0]
             self._refuse(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from aiohttp import ClientPayloadError, StreamReader, web
@@ -12,8 +14,16 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from symphony.errors import Reason, SymphonyError
 
-_INFLATE_ALONE_BYTES_MAX: Final = 16 * 1024
-"""Compressed bodies up to this size are inflated on the asyncio thread, larger ones in another."""
+_INFLATE_HERE_BYTES_MAX: Final = 256 * 1024
+"""Bodies that inflate to no more are inflated on the asyncio thread, at once; others in a thread of their own, one by
+one: a bomb of 16 KB keeps a thread busy for longer than an SLO, and many of them all the cores there are."""
+_INFLATE_STEP_BYTES: Final = 1 << 18
+"""What is inflated at once: the interpreter stands still while such a piece is copied."""
+_REST_FACTOR: Final = 4.0
+"""How long the thread rests after a bomb, relative to what it took: many keep a fifth of a core busy, no more. A
+lower priority would not do: the event loop would wait for a thread that holds the interpreter and is not run.
+"""
+_inflating = ThreadPoolExecutor(1, "inflate")
 _DEFLATE_ALONE_BYTES_MAX: Final = 4 * 1024
 """Replies up to this size are compressed on the asyncio thread, larger ones in another."""
 _CODINGS: Final = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
@@ -60,29 +70,50 @@ async def _read(stream: StreamReader, bytes_max: int) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def inflate(body: bytes, encoding: str, bytes_max: int) -> bytes:
+async def inflate(body: bytes | bytearray, encoding: str, bytes_max: int) -> bytes | bytearray:
     """Return the body without its `Content-Encoding` (gzip, or deflate in zlib's wrapping).
 
     Raises SymphonyError: `too_large` when it inflates to more than `bytes_max`; `bad_input` for another encoding, or
     data that are not whole and valid.
     """
-    if len(body) <= _INFLATE_ALONE_BYTES_MAX:
+    if len(body) <= _INFLATE_HERE_BYTES_MAX:
+        here_bytes_max = min(bytes_max, _INFLATE_HERE_BYTES_MAX)
+        try:
+            return _inflate(body, encoding, here_bytes_max)
+        except SymphonyError as error:
+            if error.reason is not Reason.TOO_LARGE or here_bytes_max == bytes_max:
+                raise
+    return await asyncio.get_running_loop().run_in_executor(_inflating, _inflate_there, body, encoding, bytes_max)
+
+
+def _inflate_there(body: bytes | bytearray, encoding: str, bytes_max: int) -> bytearray:
+    began_s = time.monotonic()
+    try:
         return _inflate(body, encoding, bytes_max)
-    return await asyncio.to_thread(_inflate, body, encoding, bytes_max)
+    except SymphonyError as error:
+        if error.reason is Reason.TOO_LARGE:
+            time.sleep(_REST_FACTOR * (time.monotonic() - began_s))
+        raise
 
 
-def _inflate(body: bytes, encoding: str, bytes_max: int) -> bytes:
+def _inflate(body: bytes | bytearray, encoding: str, bytes_max: int) -> bytearray:
     window_bits = _WINDOW_BITS.get(encoding)
     if window_bits is None:
         raise SymphonyError(
             Reason.BAD_INPUT, f"Content-Encoding {encoding[:32]!r} is not known; use gzip, deflate or none"
         )
     inflator = zlib.decompressobj(window_bits)
+    plain = bytearray()
     try:
-        plain = inflator.decompress(body, bytes_max + 1)
+        piece, rest = b"x", bytes(body)
+        while piece and len(plain) <= bytes_max:
+            piece = inflator.decompress(rest, min(_INFLATE_STEP_BYTES, bytes_max + 1 - len(plain)))
+            rest = inflator.unconsumed_tail
+            plain += piece
     except zlib.error as error:
         raise SymphonyError(Reason.BAD_INPUT, f"the body is not valid {encoding}: {error}") from None
     if len(plain) > bytes_max:
+        plain.clear()  # the error keeps this frame alive for a while
         raise SymphonyError(
             Reason.TOO_LARGE,
             f"the body inflates to more than {bytes_max} bytes (body_bytes_max); send fewer rows in a call",

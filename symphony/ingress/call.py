@@ -16,6 +16,7 @@ import numpy as np
 from symphony.driver.requests import PendingRequest
 from symphony.errors import SymphonyError
 from symphony.ingress.admission import Admission, Inputs
+from symphony.ingress.callers import Caller
 from symphony.ingress.classification import classify
 from symphony.ingress.replies import internal_error
 from symphony.ingress.service import ServedModel, Service
@@ -35,6 +36,7 @@ class Call(ABC):
 
     __slots__ = (
         "_admission",
+        "_caller",
         "_infer",
         "_is_group",
         "_model",
@@ -45,8 +47,9 @@ class Call(ABC):
         "is_done",
     )
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, caller: Caller) -> None:
         self._service = service
+        self._caller = caller
         self._model: ServedModel | None = None
         self._admission: Admission | None = None
         self._infer: InferRequest | None = None
@@ -90,6 +93,8 @@ class Call(ABC):
         self._is_group = is_group
         self._waiting = len(rows)
         index = model.index
+        self._caller.charge(len(rows) - 1)
+        priority = model.enter(self._caller, len(rows), priority)
         on_done = self._request_done
         requests = [PendingRequest(index, row, arrived_ns, deadline_ns, priority, on_done) for row in rows]
         self._requests = requests
@@ -121,6 +126,9 @@ class Call(ABC):
         self.is_done = True
         self._infer = None
         requests, self._requests = self._requests, ()
+        if requests:
+            assert self._model is not None
+            self._model.leave(self._caller, len(requests))
         for request in requests[: self._submitted]:
             if not _is_ended(request):
                 self._service.cancel(request)

@@ -11,15 +11,16 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Protocol
 
 from symphony.errors import Reason, SymphonyError
 from symphony.ingress.admission import Admission
 from symphony.ingress.call import Call
+from symphony.ingress.callers import NOBODY, Caller, Callers, Headers
+from symphony.ingress.connections import Connections
 from symphony.ingress.limits import IngressLimits
 from symphony.ingress.many import Many
 from symphony.ingress.replies import EncodedReply, error_reply, internal_error, wants_msgpack
-from symphony.ingress.service import ServedModel, Service, not_ready
+from symphony.ingress.service import ServedModel, Service, not_ready, unknown_model
 from symphony.units import ms_to_ns
 from symphony.wire import (
     DEFAULT_LIMITS,
@@ -41,15 +42,10 @@ _log = logging.getLogger(__name__)
 
 _HEADER_LENGTH_DIGITS_MAX = 12
 
+OTHERS_PART = 8
+"""One part in so many, of calls in flight and bytes of bodies, no caller can take from the others."""
+
 OnReply = Callable[[EncodedReply], None]
-
-
-class Headers(Protocol):
-    """Look up a header by its name in lower case: any mapping that ignores case, or holds lower-case names, will do."""
-
-    def get(self, name: str, /) -> str | None:
-        """Return the header's value, None when absent."""
-        ...
 
 
 class Exchange(Call):
@@ -58,9 +54,15 @@ class Exchange(Call):
     __slots__ = ("_body_bytes", "_is_msgpack", "_many", "_on_reply", "_owner", "_request_id")
 
     def __init__(
-        self, owner: InferExchange, body_bytes: int, is_msgpack: bool, request_id: str | None, on_reply: OnReply
+        self,
+        owner: InferExchange,
+        caller: Caller,
+        body_bytes: int,
+        is_msgpack: bool,
+        request_id: str | None,
+        on_reply: OnReply,
     ) -> None:
-        super().__init__(owner.service)
+        super().__init__(owner.service, caller)
         self._owner = owner
         self._body_bytes = body_bytes
         self._is_msgpack = is_msgpack
@@ -96,7 +98,7 @@ class Exchange(Call):
     def end(self) -> None:
         """Let go of everything, and cancel what is still under way."""
         self._on_reply = None
-        self._owner.release(self._body_bytes)
+        self._owner.release(self._caller, self._body_bytes)
         many, self._many = self._many, None
         Call.end(self)  # cheaper than super(), once for each call
         if many is not None:
@@ -120,9 +122,12 @@ class InferExchange:
         limits: IngressLimits,
         wire_limits: WireLimits = DEFAULT_LIMITS,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        callers: Callers | None = None,
     ) -> None:
         self.service = service
         self.limits = limits
+        self.callers = Callers() if callers is None else callers
+        self.connections = Connections(limits, service.stats)
         self.in_flight = 0
         """Infer calls started and not answered."""
         self.body_bytes = 0
@@ -133,7 +138,28 @@ class InferExchange:
         """The clock of arrivals: monotonic nanoseconds."""
         self._admissions: dict[int, Admission] = {}
 
-    def refusal(self, body_bytes: int) -> SymphonyError | None:
+    def check_call(self, headers: Headers, peer: Caller | None, scope: str, model_name: str | None = None) -> Caller:
+        """Return who calls, and count the call against the caller's rate. Ask once for each call, before its body.
+
+        `peer` is who is at the other end of the connection, `scope` what the call is for ("infer", "manage" or
+        "metrics"). Raises SymphonyError `unauthorized`, `forbidden` or `rate_limited`.
+        """
+        caller = self.callers.identify(headers, peer)
+        if caller.key is not None:
+            caller.check(scope, model_name, time.monotonic_ns())
+        return caller
+
+    def refuse(self, error: SymphonyError, model_name: str, headers: Headers, is_msgpack: bool) -> EncodedReply:
+        """Count a call that ends before its body is read, and return its answer."""
+        self.service.stats.request_refused(error.reason)
+        error.model = error.model or model_name
+        reply = error_reply(error, is_msgpack)
+        request_id = headers.get("x-request-id")
+        if request_id is not None and self._is_echoed(request_id):
+            reply.headers.append(("X-Request-Id", request_id))
+        return reply
+
+    def refusal(self, body_bytes: int, caller: Caller | None = None) -> SymphonyError | None:
         """Return why a body of this many bytes would not be taken now, None when it would. Ask before reading it."""
         limits = self.limits
         if body_bytes > limits.body_bytes_max:
@@ -154,9 +180,33 @@ class InferExchange:
                 f"bodies of {self.body_bytes} bytes are held, with {body_bytes} more they would exceed "
                 f"{limits.body_bytes_total_max} (body_bytes_total_max); try again later",
             )
+        return None if caller is None or caller is NOBODY else self._share_refusal(caller, body_bytes)
+
+    def _share_refusal(self, caller: Caller, body_bytes: int) -> SymphonyError | None:
+        """Return why this caller may not have one more call under way; an eighth of all room is for the others."""
+        over = caller.refusal()
+        if over is not None:
+            return over
+        limits = self.limits
+        in_flight_max = limits.in_flight_max - limits.in_flight_max // OTHERS_PART
+        if caller.in_flight >= in_flight_max:
+            return SymphonyError(
+                Reason.QUEUE_FULL,
+                f"{caller.in_flight} calls of yours are in flight, all that one caller may have of "
+                f"{limits.in_flight_max} (in_flight_max); wait for their answers",
+            )
+        bytes_max = limits.body_bytes_total_max - limits.body_bytes_total_max // OTHERS_PART
+        if caller.body_bytes and caller.body_bytes + body_bytes > bytes_max:
+            return SymphonyError(
+                Reason.QUEUE_FULL,
+                f"your bodies of {caller.body_bytes} bytes are held, with {body_bytes} more they would exceed what one "
+                f"caller may have of {limits.body_bytes_total_max} (body_bytes_total_max); wait for their answers",
+            )
         return None
 
-    def refusal_unread(self, model_name: str, version: str | None, is_msgpack: bool) -> EncodedReply | None:
+    def refusal_unread(
+        self, caller: Caller, model_name: str, version: str | None, is_msgpack: bool
+    ) -> EncodedReply | None:
         """Return the answer to a call that is refused for overload before its body is looked at, None for most calls.
 
         Ask once for each call, and tell `start`. The answer is shared: do not change it.
@@ -165,25 +215,30 @@ class InferExchange:
             model = self.service.find(model_name, version)
         except SymphonyError:
             return None
-        error = model.refusal() if model.state == "READY" else None
+        error = model.refusal(caller) if model.state == "READY" else None
         if error is None:
             return None
         model.stats.request_rejected(error.reason)
         return _shared_reply(error, is_msgpack)
 
-    def reserve(self, body_bytes: int) -> None:
+    def reserve(self, body_bytes: int, caller: Caller) -> None:
         """Count bytes of a body that is being read; take them back with a negative count before `start`."""
         self.body_bytes += body_bytes
+        caller.body_bytes += body_bytes
 
-    def take(self, body_bytes: int) -> None:
+    def take(self, caller: Caller, body_bytes: int) -> None:
         """Count a call as in flight, with a body of so many bytes, until `release`."""
         self.in_flight += 1
         self.body_bytes += body_bytes
+        caller.in_flight += 1
+        caller.body_bytes += body_bytes
 
-    def release(self, body_bytes: int) -> None:
+    def release(self, caller: Caller, body_bytes: int) -> None:
         """Count a call as over. For calls only."""
         self.in_flight -= 1
         self.body_bytes -= body_bytes
+        caller.in_flight -= 1
+        caller.body_bytes -= body_bytes
 
     def start(
         self,
@@ -193,11 +248,13 @@ class InferExchange:
         body: bytes | bytearray | memoryview,
         on_reply: OnReply,
         is_let_in: bool = False,
+        caller: Caller | None = None,
     ) -> Exchange:
         """Decode, check and submit one call; `on_reply` gets the answer, good or not.
 
         `body` is whole and not compressed, and must not change afterwards: tensors may be views of it. `version` None
-        means any. `is_let_in`: `refusal_unread` was asked already. Never raises, whatever a client sent.
+        means any. `is_let_in`: `refusal_unread` was asked already. `caller`: what `check_call` returned; None for a
+        transport that did not ask: it is asked here. Never raises, whatever a client sent.
         """
         arrived_ns = self.now_ns()
         content_type = headers.get("content-type") or ""
@@ -205,19 +262,26 @@ class InferExchange:
         if request_id is not None and not self._is_echoed(request_id):
             request_id = None
         body_bytes = len(body)
-        exchange = Exchange(
-            self, body_bytes, wants_msgpack(content_type, headers.get("accept") or ""), request_id, on_reply
-        )
-        refusal = self.refusal(body_bytes)
-        self.take(body_bytes)
+        fault = None
+        if caller is None:
+            try:
+                caller = self.check_call(headers, None, "infer", model_name)
+            except SymphonyError as error:
+                caller, fault = NOBODY, error
+        is_msgpack = wants_msgpack(content_type, headers.get("accept") or "")
+        exchange = Exchange(self, caller, body_bytes, is_msgpack, request_id, on_reply)
+        refusal = self.refusal(body_bytes, caller)
+        self.take(caller, body_bytes)
         model = None
         try:
+            if fault is not None:
+                raise fault
             model = self.service.find(model_name, version)
             if refusal is not None:
                 raise refusal
             if model.state != "READY":
                 raise not_ready(model)
-            overload = None if is_let_in else model.refusal()
+            overload = None if is_let_in else model.refusal(caller)
             if overload is not None:
                 # Not raised: the error is shared, and each raise would add to its traceback and keep the frames alive.
                 model.stats.request_rejected(overload.reason)
@@ -227,10 +291,19 @@ class InferExchange:
             timeout_ms, slo_ms = headers.get("x-request-timeout-ms"), headers.get("symphony-slo-ms")
             accept = headers.get("accept")
             if isinstance(call, InferRequests):
+                # The first of them was let in with the call; each of the others is asked for by itself.
+                is_asked_for = True
                 kind = reply_kind(accept, call.kind) if accept else call.kind
-                many = Many(exchange, self.service, model, call.requests, kind)
+                caller.charge(len(call.requests) - 1)
+                many = Many(exchange, self.service, caller, model, call.requests, kind)
                 exchange.start_many(many)
                 for part, infer in many.calls():
+                    overload = None if is_asked_for else model.refusal(caller)
+                    is_asked_for = False
+                    if overload is not None:
+                        model.stats.request_rejected(overload.reason)
+                        part.fail(overload)
+                        continue
                     infer.form = replied_in(infer.form, kind)
                     self.admit(part, model, infer, arrived_ns, timeout_ms, slo_ms)
                 return exchange
@@ -242,6 +315,7 @@ class InferExchange:
                 self.service.stats.request_refused(error.reason)
             else:
                 model.stats.request_rejected(error.reason)
+            error = self.seen_by(caller, error, model_name, version)
             error.model = error.model or model_name
             exchange.fail(error)
         except Exception:
@@ -279,6 +353,13 @@ class InferExchange:
         except Exception:
             _log.exception('model "%s": cannot admit a request', model.config.name)
             call.fail(internal_error())
+
+    def seen_by(self, caller: Caller, error: SymphonyError, model_name: str, version: str | None) -> SymphonyError:
+        """Return the error as this caller may see it: one for an unknown model names none that it may not use."""
+        if error.reason is not Reason.UNKNOWN_MODEL or caller.key is None:
+            return error
+        names = (model.config.name for model in self.service.models())
+        return unknown_model(model_name, version, filter(caller.may_use, names))
 
     def admission(self, model: ServedModel) -> Admission:
         """Return what admits requests to the model."""

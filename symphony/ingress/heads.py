@@ -24,7 +24,10 @@ _PER_CALL = frozenset(("x-request-id", "x-request-timeout-ms", "symphony-slo-ms"
 """Headers that differ from call to call; a head that has one is not remembered."""
 _KEPT = {
     name.encode(): name
-    for name in ("content-type", "accept", "inference-header-content-length", "content-length", "connection")
+    for name in (
+        *("content-type", "accept", "inference-header-content-length", "content-length", "connection"),
+        *("authorization", "x-api-key"),
+    )
 } | {name.encode(): name for name in _PER_CALL}
 
 

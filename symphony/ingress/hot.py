@@ -18,7 +18,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
 
+from symphony.errors import SymphonyError
 from symphony.ingress.bodies import too_slow
+from symphony.ingress.callers import Caller
 from symphony.ingress.exchange import Exchange, InferExchange
 from symphony.ingress.heads import HeadReader, InferHead
 from symphony.ingress.limits import IngressLimits
@@ -27,7 +29,8 @@ from symphony.ingress.replies import EncodedReply, error_reply
 _PREFIX = b"POST /v2/models/"
 _HEAD_END = b"\r\n\r\n"
 _STATUSES = frozenset(HTTPStatus)
-_SWEEP_EVERY_S = 1.0
+_BODY_WHOLE_BYTES_MAX = 1 << 20
+"""Bodies up to this size get their place at once, larger ones as they come: zeroing 64 MiB takes longer than an SLO."""
 
 
 class HotServer:
@@ -42,27 +45,16 @@ class HotServer:
         self.limits = limits
         self.connections: set[HotProtocol] = set()
         self.heads = HeadReader()
-        self._sweeper: asyncio.TimerHandle | None = None
 
     def __call__(self) -> asyncio.Protocol:
         """Return the protocol of a new connection: the protocol factory of `loop.create_server`."""
-        if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep)
         return HotProtocol(self)
 
     def close(self) -> None:
         """Close the connections that are idle, and the others as soon as they have been answered."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            self._sweeper = None
+        self.exchanges.connections.close()
         for connection in list(self.connections):
             connection.close_when_idle()
-
-    def _sweep(self) -> None:
-        self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_EVERY_S, self._sweep)
-        now_s = time.monotonic()
-        for connection in list(self.connections):
-            connection.close_if_slow(now_s)
 
 
 class HotProtocol(asyncio.Protocol):
@@ -71,11 +63,14 @@ class HotProtocol(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_buffer",
+        "_caller",
         "_exchange",
         "_head",
         "_is_closing",
+        "_is_proven",
         "_is_reading_paused",
         "_is_write_paused",
+        "_peer",
         "_received",
         "_server",
         "_since_s",
@@ -90,6 +85,9 @@ class HotProtocol(asyncio.Protocol):
         self._received = 0
         self._head: InferHead | None = None
         self._exchange: Exchange | None = None
+        self._peer: Caller | None = None
+        self._caller: Caller | None = None
+        self._is_proven = False
         self._is_closing = False
         self._is_reading_paused = False
         self._is_write_paused = False
@@ -98,18 +96,21 @@ class HotProtocol(asyncio.Protocol):
     # ---- transport ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember the connection."""
+        """Remember the connection, if there is a place for it."""
         self._transport = transport  # type: ignore[assignment]
+        exchanges = self._server.exchanges
+        if not exchanges.connections.add(self):
+            self.abort()
+            return
         self._server.connections.add(self)
-        self._server.exchanges.service.stats.connection_count += 1
+        self._peer = exchanges.callers.peer(transport.get_extra_info("peername"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel what the client no longer waits for."""
         self._server.connections.discard(self)
-        self._server.exchanges.service.stats.connection_count -= 1
+        self._server.exchanges.connections.discard(self)
         if self._body is not None:
-            self._server.exchanges.reserve(-len(self._body))
-            self._body = None
+            self._release_body()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.cancel()
@@ -128,12 +129,13 @@ class HotProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Collect a message and run it; called by the event loop with whatever has arrived."""
         if self._body is not None:
-            left = len(self._body) - self._received
+            assert self._head is not None
+            left = self._head.body_bytes - self._received
+            used = data if len(data) <= left else data[:left]
+            self._body[self._received : self._received + len(used)] = used
+            self._received += len(used)
             if len(data) < left:
-                self._body[self._received : self._received + len(data)] = data
-                self._received += len(data)
                 return
-            self._body[self._received :] = data[:left]
             self._buffer = data[left:]
             self._body_complete(self._body)
             return
@@ -170,33 +172,56 @@ class HotProtocol(asyncio.Protocol):
         self._head = head
         need = head.body_bytes
         have = len(data) - end
+        if not self._is_proven and have >= need:
+            self._is_proven = True
+            self._server.exchanges.connections.prove(self)
+        exchanges = self._server.exchanges
+        try:
+            caller = exchanges.callers.identify(head.headers, self._peer)
+            if have < need and exchanges.refusal(need, caller) is not None:
+                self._hand_over(data)
+                return
+            if caller.key is not None:
+                exchanges.check_call(head.headers, caller, "infer", head.model)
+        except SymphonyError as error:
+            if have < need:
+                self._hand_over(data)
+            else:
+                self._buffer = data[end + need :]
+                self._reply(exchanges.refuse(error, head.model, head.headers, head.is_msgpack))
+            return
+        self._caller = caller
         if have >= need:
             self._buffer = data[end + need :]
             if not head.has_id:
-                refused = self._server.exchanges.refusal_unread(head.model, head.version, head.is_msgpack)
+                refused = exchanges.refusal_unread(caller, head.model, head.version, head.is_msgpack)
                 if refused is not None:
                     self._reply(refused)
                     return
             self._run(data[end : end + need], is_let_in=not head.has_id)
             return
-        if self._server.exchanges.refusal(need) is not None:
-            self._hand_over(data)
-            return
-        self._server.exchanges.reserve(need)
-        body = bytearray(need)
+        exchanges.reserve(need, caller)
+        body = bytearray(need if need <= _BODY_WHOLE_BYTES_MAX else 0)
         body[:have] = data[end:]
         self._body, self._received = body, have
 
     def _body_complete(self, body: bytearray) -> None:
-        self._body = None
-        self._server.exchanges.reserve(-len(body))
+        if not self._is_proven:
+            self._is_proven = True
+            self._server.exchanges.connections.prove(self)
+        self._release_body()
         self._run(body)
+
+    def _release_body(self) -> None:
+        assert self._head is not None and self._caller is not None
+        self._body = None
+        self._server.exchanges.reserve(-self._head.body_bytes, self._caller)
 
     def _run(self, body: bytes | bytearray, is_let_in: bool = False) -> None:
         head = self._head
         assert head is not None
         start = self._server.exchanges.start
-        exchange = start(head.model, head.version, head.headers, body, self._reply, is_let_in)
+        exchange = start(head.model, head.version, head.headers, body, self._reply, is_let_in, self._caller)
         if not exchange.is_done:
             self._exchange = exchange
 
@@ -242,11 +267,15 @@ class HotProtocol(asyncio.Protocol):
     # ---- the end -----------------------------------------------------------------------------------------------
 
     def _hand_over(self, data: bytes) -> None:
-        """Make the connection aiohttp's, with everything received and not yet used."""
+        """Make the connection aiohttp's, with everything received and not yet used.
+
+        What refuses a call whose body has yet to come hands it over, too: aiohttp refuses it for the same reason, and
+        goes on reading for a moment, so that the client sees the answer before the connection closes.
+        """
         transport = self._transport
         assert transport is not None
         self._server.connections.discard(self)
-        self._server.exchanges.service.stats.connection_count -= 1
+        self._server.exchanges.connections.discard(self)
         self._buffer = b""
         self._transport = None
         other = self._server.make_other()
@@ -270,16 +299,24 @@ class HotProtocol(asyncio.Protocol):
         silent_s = now_s - self._since_s
         if self._body is not None:
             if silent_s > limits.body_timeout_s:
-                self._refuse_slow_body(self._body)
-        elif silent_s > (limits.body_timeout_s if self._buffer else limits.keepalive_timeout_s):
+                self._refuse_slow_body()
+        elif silent_s > (limits.header_timeout_s if self._buffer else limits.keepalive_timeout_s):
             self._transport.abort()
 
-    def _refuse_slow_body(self, body: bytearray) -> None:
+    def is_idle(self) -> bool:
+        """Return whether no message is under way or half received."""
+        return self._exchange is None and self._body is None and not self._buffer
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _refuse_slow_body(self) -> None:
         head = self._head
         assert head is not None
-        self._body = None
         self._is_closing = True
-        self._server.exchanges.reserve(-len(body))
+        self._release_body()
         error = too_slow(self._server.limits.body_timeout_s)
         error.model = head.model
         self._server.exchanges.service.stats.request_refused(error.reason)

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from symphony.errors import Reason, SymphonyError
 from symphony.ingress.bodies import deflate, inflate, read_body, reply_coding
+from symphony.ingress.callers import Caller
 from symphony.ingress.exchange import InferExchange
 from symphony.ingress.replies import EncodedReply
 
@@ -23,7 +24,8 @@ class InferHandler:
         exchanges = self._exchanges
         name = request.match_info["model"]
         try:
-            body = await self._body(request)
+            caller = exchanges.check_call(request.headers, peer_of(exchanges, request), "infer", name)
+            body = await self._body(request, caller)
         except SymphonyError as error:
             error.model = name
             exchanges.service.stats.request_refused(error.reason)
@@ -34,7 +36,8 @@ class InferHandler:
             if not answered.done():
                 answered.set_result(reply)
 
-        exchange = exchanges.start(name, request.match_info.get("version"), request.headers, body, on_reply)
+        version = request.match_info.get("version")
+        exchange = exchanges.start(name, version, request.headers, body, on_reply, caller=caller)
         try:
             reply = await answered
         finally:
@@ -47,26 +50,32 @@ class InferHandler:
         headers = [*reply.headers, ("Content-Encoding", coding)]
         return to_response(EncodedReply(reply.status, reply.content_type, headers, [packed]))
 
-    async def _body(self, request: web.Request) -> bytes:
+    async def _body(self, request: web.Request, caller: Caller) -> bytes | bytearray:
         exchanges = self._exchanges
         limits = exchanges.limits
         # A body without a declared length is counted at its largest until it is read.
         declared = request.content_length
         reserved = limits.body_bytes_max if declared is None and request.can_read_body else declared or 0
-        refusal = exchanges.refusal(reserved)
+        refusal = exchanges.refusal(reserved, caller)
         if refusal is not None:
             raise refusal
         encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding != "identity":
             reserved = limits.body_bytes_max
-        exchanges.reserve(reserved)
+        exchanges.reserve(reserved, caller)
         try:
-            body = await read_body(request, limits.body_bytes_max, limits.body_timeout_s)
+            body: bytes | bytearray = await read_body(request, limits.body_bytes_max, limits.body_timeout_s)
             if encoding != "identity":
                 body = await inflate(body, encoding, limits.body_bytes_max)
         finally:
-            exchanges.reserve(-reserved)
+            exchanges.reserve(-reserved, caller)
         return body
+
+
+def peer_of(exchanges: InferExchange, request: web.BaseRequest) -> Caller:
+    """Return who is at the other end of the request's connection."""
+    transport = request.transport
+    return exchanges.callers.peer(None if transport is None else transport.get_extra_info("peername"))
 
 
 def to_response(reply: EncodedReply) -> web.Response:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from symphony.errors import SymphonyError
 from symphony.ingress.call import Call
+from symphony.ingress.callers import Caller
 from symphony.ingress.service import ServedModel, Service
 from symphony.wire import JSON, Failure, Form, FormKind, InferRequest, InferResponse
 
@@ -25,12 +26,14 @@ class Many:
         self,
         owner: ManyAnswered,
         service: Service,
+        caller: Caller,
         model: ServedModel,
         requests: Sequence[InferRequest | Failure],
         kind: FormKind,
     ) -> None:
         self._owner: ManyAnswered | None = owner
         self._service = service
+        self._caller = caller
         self._kind = kind
         self._requests = requests
         self._answers: list[InferResponse | Failure | None] = [
@@ -50,7 +53,7 @@ class Many:
             if isinstance(request, Failure):
                 faulty_count += 1
                 continue
-            part = Part(self, self._service, place, request.id)
+            part = Part(self, self._service, self._caller, place, request.id)
             self._parts.append(part)
             yield part, request
             if self._owner is None:
@@ -85,8 +88,8 @@ class Part(Call):
 
     __slots__ = ("_id", "_many", "_place")
 
-    def __init__(self, many: Many, service: Service, place: int, request_id: str | None) -> None:
-        super().__init__(service)
+    def __init__(self, many: Many, service: Service, caller: Caller, place: int, request_id: str | None) -> None:
+        super().__init__(service, caller)
         self._many = many
         self._place = place
         self._id = request_id

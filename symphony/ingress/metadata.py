@@ -13,11 +13,12 @@ EXTENSIONS = (
     "binary_tensor_data",
     "classification",
     "model_configuration",
+    "model_profiling",
     "model_repository",
     "schedule_policy",
     "statistics",
 )
-"""What is served of the extensions of the protocol, by the names that Triton gave them."""
+"""What is served of the extensions of the protocol, by the names that Triton gave them, and of our own."""
 _PLATFORMS = {
     "python": "pytorch_python",
     "torch_export": "pytorch_export",

@@ -48,7 +48,7 @@ def wants_msgpack(content_type: str, accept: str) -> bool:
 
 
 def error_reply(error: SymphonyError, is_msgpack: bool, *, status: int | None = None) -> EncodedReply:
-    """Return the reply for `error`: `{"error", "reason", "model"}`, and `Retry-After` (whole seconds) on 429 and 503.
+    """Return the reply for `error`: its body, and `Retry-After` (whole seconds) on 429 and 503.
 
     `status` replaces the reason's own, for routes (405) rather than requests.
     """
@@ -56,6 +56,8 @@ def error_reply(error: SymphonyError, is_msgpack: bool, *, status: int | None = 
     encoded = msgpack.packb(body, unicode_errors="replace") if is_msgpack else json.dumps(body).encode()
     status = error.reason.http_status if status is None else status
     headers = []
+    if status == Reason.UNAUTHORIZED.http_status:
+        headers.append(("WWW-Authenticate", "Bearer"))
     if status in (429, 503):
         wait_s = RETRY_AFTER_S if error.retry_after_s is None else max(1, math.ceil(error.retry_after_s))
         headers.append(("Retry-After", str(wait_s)))

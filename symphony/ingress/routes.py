@@ -12,10 +12,11 @@ from aiohttp import web
 
 from symphony.errors import Reason, SymphonyError
 from symphony.ingress.bodies import inflate, read_body
+from symphony.ingress.callers import Callers
 from symphony.ingress.limits import IngressLimits
 from symphony.ingress.metadata import index_entry, model_config, model_metadata, server_metadata
 from symphony.ingress.replies import JSON_TYPE, MSGPACK_TYPE, wants_msgpack
-from symphony.ingress.service import READY, ServedModel, Service, versions_of
+from symphony.ingress.service import READY, ServedModel, Service, unknown_model, versions_of
 from symphony.metrics import triton_statistics
 from symphony.wire import DEFAULT_LIMITS
 from symphony.wire.msgpack_form import unpack
@@ -24,18 +25,21 @@ from symphony.wire.msgpack_form import unpack
 class Routes:
     """The handlers, over one `Service`. Each returns JSON, or raises SymphonyError for the error middleware."""
 
-    def __init__(self, service: Service, limits: IngressLimits) -> None:
+    def __init__(self, service: Service, limits: IngressLimits, callers: Callers) -> None:
         self._service = service
         self._limits = limits
+        self._callers = callers
 
     async def landing(self, request: web.Request) -> web.Response:
-        """Say what this is and where to look next."""
+        """Say what this is and where to look next; of the models those that the caller may use."""
+        may_use = self._callers.identify(request.headers).may_use
+        names = sorted({model.config.name for model in self._service.models()})
         return _answer(
             request,
             {
                 "name": self._service.name,
                 "version": self._service.version,
-                "models": [f"/v2/models/{name}" for name in sorted({m.config.name for m in self._service.models()})],
+                "models": [f"/v2/models/{name}" for name in filter(may_use, names)],
                 "health": "/v2/health/ready",
                 "metrics": "/metrics",
             },
@@ -108,6 +112,11 @@ class Routes:
         await self._service.unload(request.match_info["model"])
         return _answer(request, {})
 
+    async def profile(self, request: web.Request) -> web.Response:
+        """Answer `POST /v2/repository/models/{m}/profile`: when the model was measured again, with its new profiles."""
+        await self._json(request)
+        return _answer(request, {"profiles": await self._service.profile(request.match_info["model"])})
+
     async def metrics(self, request: web.Request) -> web.Response:
         """Answer `GET /metrics`. Rendered in a thread: with many models it takes longer than an SLO."""
         text, content_type = await asyncio.to_thread(self._service.metrics_text, request.headers.get("Accept", ""))
@@ -121,12 +130,19 @@ class Routes:
         return [model for model in self._service.models() if model.config.name == name]
 
     def _find(self, request: web.Request) -> ServedModel:
-        match = request.match_info
-        return self._service.find(match["model"], match.get("version"))
+        name, version = request.match_info["model"], request.match_info.get("version")
+        try:
+            return self._service.find(name, version)
+        except SymphonyError:
+            caller = self._callers.identify(request.headers)
+            if caller.key is None:
+                raise
+            names = (model.config.name for model in self._service.models())
+            raise unknown_model(name, version, filter(caller.may_use, names)) from None
 
     async def _json(self, request: web.Request) -> dict[str, Any]:
         limits = self._limits
-        body = await read_body(request, limits.control_body_bytes_max, limits.body_timeout_s)
+        body: bytes | bytearray = await read_body(request, limits.control_body_bytes_max, limits.body_timeout_s)
         encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding != "identity":
             body = await inflate(body, encoding, limits.control_body_bytes_max)

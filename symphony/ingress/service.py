@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from symphony.config import ModelConfig
 from symphony.driver.requests import PendingRequest
 from symphony.errors import Reason, SymphonyError
+from symphony.ingress.callers import Caller
 from symphony.metrics import ModelStats, NodeStats
 
 READY = "READY"
@@ -47,8 +48,19 @@ class ServedModel(Protocol):
         """Return why it is not ready ("" when it is)."""
         ...
 
-    def refusal(self) -> SymphonyError | None:
-        """Return why a request that arrives now is refused before it is read (overload), None when it is not."""
+    def refusal(self, caller: Caller) -> SymphonyError | None:
+        """Return why a call of the caller's that arrives now is refused unread (overload), None when it is not."""
+        ...
+
+    def enter(self, caller: Caller, count: int, priority: int) -> int:
+        """Count requests of the caller's as under way; return the priority to submit them with.
+
+        It is the one asked for, or the lowest where others would suffer from the caller's having more than its share.
+        """
+        ...
+
+    def leave(self, caller: Caller, count: int) -> None:
+        """Count as many as ended."""
         ...
 
     @property
@@ -92,6 +104,13 @@ class Service(Protocol):
 
     async def unload(self, name: str) -> None:
         """Stop serving the model; return when its accepted requests have ended."""
+        ...
+
+    async def profile(self, name: str) -> list[dict[str, Any]]:
+        """Measure every ready version of the model again; return the new profiles as JSON values.
+
+        Raise SymphonyError when it cannot be measured now.
+        """
         ...
 
     def metrics_text(self, accept: str) -> tuple[bytes, str]:

@@ -461,6 +461,12 @@ cdef class SchedulingLoop:
             raise ValueError(f"model {model} is out of range: 0 to {self.driver.engine.model_count_max - 1}")
         return self.driver.engine.models[model].live_count
 
+    def is_at_rest(self, int gpu):
+        """Return whether the GPU is drained and holds no batch: it then gets none until it is restored."""
+        if not 0 <= gpu < self.gpu_count:
+            raise ValueError(f"GPU {gpu} is out of range: 0 to {self.gpu_count - 1}")
+        return self.driver.engine.gpus[gpu].is_drained and self.driver.engine.gpus[gpu].flight_count == 0
+
     @property
     def fault(self):
         """Return 0, or the status of the event that broke an invariant and stopped the loop."""

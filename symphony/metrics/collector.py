@@ -191,6 +191,15 @@ def _node_families(node: NodeStats) -> Iterator[Metric]:
     for gpu in node.gpus:
         busy.add_metric((gpu.name,), ns_to_s(gpu.busy_ns))
     yield busy
+    gaps = HistogramMetricFamily(
+        "symphony_gpu_gap_seconds",
+        "Time a GPU was idle between batches while a request of the next one waited.",
+        labels=("gpu",),
+    )
+    for gpu in node.gpus:
+        if gpu.gaps is not None:
+            gaps.add_metric((gpu.name,), gpu.gaps.cumulative(), gpu.gaps.total)
+    yield gaps
     held = GaugeMetricFamily("symphony_gpu_models", "Models in a GPU's memory.", labels=("gpu",))
     loads = CounterMetricFamily(
         "symphony_gpu_model_loads", "Models brought into a GPU's memory by demand.", labels=("gpu",)

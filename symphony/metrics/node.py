@@ -26,7 +26,8 @@ class GpuStats:
     `name` as configuration spells it ("cuda:0"); `busy_ns`: the time it spent in batches so far; `is_in_use`: it has a
     batch in flight; `is_quarantined`: it gets none because a batch failed to return, or it is lost or too
     slow. `slowdown`: how much longer than on others of its kind its batches take; `is_slow`: persistently so.
-    `model_count`: models in its memory; `load_count`: how many were brought there by demand so far.
+    `model_count`: models in its memory; `load_count`: how many were brought there by demand so far. `gaps`: seconds
+    that it was idle between batches while a request of the next one waited, None when not known.
     """
 
     name: str
@@ -37,6 +38,7 @@ class GpuStats:
     slowdown: float = 1.0
     model_count: int = 0
     load_count: int = 0
+    gaps: HistogramSnapshot | None = None
 
 
 @dataclass(slots=True)

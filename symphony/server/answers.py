@@ -66,7 +66,7 @@ class Answers:
         for slot, reason in self._loop.drain_outcomes():
             request = self._table.release(slot)
             entry = self._catalog.by_index[request.model]
-            entry.held_count -= 1
+            entry.served.held_count -= 1
             if request.on_done is forget:
                 continue
             waited_ns = now_ns - request.arrived_ns
@@ -108,10 +108,11 @@ class Answers:
             batch.output_ns,
             batch.infer_ns,
         )
+        entry.probation_count = max(0, entry.probation_count - 1)
         if batch.bad_rows:
             bad = [requests[row] for row in batch.bad_rows]
             self.fail(entry, bad, "an output holds NaN or infinities, and model.toml allows none (allow_nan)")
-        processor = entry.processor
+        processor, lanes = entry.served.processor, entry.served.lanes
         copying_ns = (batch.input_ns, batch.output_ns)
         infer_ns = batch.finished_ns - batch.started_ns if batch.infer_ns is None else batch.infer_ns
         for row, (request, outputs) in enumerate(
@@ -125,10 +126,11 @@ class Answers:
             request.infer_ns = infer_ns
             request.copying_ns = copying_ns
             request.is_queued = False
+            own = outputs if lanes is None else lanes.own(outputs, request.length)
             if processor is not None and "postprocess" in processor.steps and request.on_done is not forget:
-                processor.begin(request, "postprocess", outputs, partial(self._postprocessed, entry, request, plan))
+                processor.begin(request, "postprocess", own, partial(self._postprocessed, entry, request, plan))
             else:
-                self._reply(entry, request, outputs, now_ns)
+                self._reply(entry, request, own, now_ns)
         answered_ns = time.monotonic_ns()
         self._arrival_clock.worked(now_ns, answered_ns)
         if batch.fault is None:
@@ -138,7 +140,7 @@ class Answers:
     def _reply(self, entry: ModelEntry, request: PendingRequest, outputs: Any, now_ns: int) -> None:
         """Give back what the request holds and complete it, if anybody still waits for it."""
         self._table.release(request.id)
-        entry.held_count -= 1
+        entry.served.held_count -= 1
         if request.on_done is forget:
             return
         request.outputs = outputs
@@ -151,7 +153,7 @@ class Answers:
         """Learn how long batches take by now, and whether the device is slower than others of its kind."""
         gpu = batch.plan.gpu
         key = profile_key(self._devices[gpu])
-        if key not in entry.profiles or entry.state != "READY":
+        if key not in entry.profiles or entry.served.state != "READY":
             return
         profiled_ns = entry.profiled_ns(key, len(batch.requests))
         ratio = (batch.finished_ns - batch.started_ns) / profiled_ns
@@ -166,7 +168,7 @@ class Answers:
     def _note_overrun(self, entry: ModelEntry, overrun_ns: int, now_ns: int) -> None:
         """Learn how much later than predicted answers leave."""
         has_room = self._loop.gpus_asked < ROOM_SHARE * len(self._devices)
-        if entry.margin.observe(overrun_ns, now_ns, has_room) and entry.state == "READY":
+        if entry.margin.observe(overrun_ns, now_ns, has_room) and entry.served.state == "READY":
             self._loop.margin_changed(entry.index, entry.margin.margin_ns)
 
     def preprocessed(self, entry: ModelEntry, request: PendingRequest, inputs: Any, error: Exception | None) -> None:
@@ -197,10 +199,6 @@ class Answers:
     def _processing_failed(self, entry: ModelEntry, request: PendingRequest, step: str, error: Exception) -> None:
         """Fail a request; a ValueError of preprocessing says that its inputs are bad."""
         name = entry.config.name
-        self._table.release(request.id)
-        entry.held_count -= 1
-        if request.on_done is forget:
-            return
         reason, text = Reason.WORKER_FAILED, f'model "{name}": {step} failed: {type(error).__name__}: {error}'
         if isinstance(error, Overdue):
             reason, text = (
@@ -209,8 +207,19 @@ class Answers:
             )
         elif step == "preprocess" and isinstance(error, ValueError):
             reason, text = Reason.BAD_INPUT, f'model "{name}": its inputs cannot be read: {error}'
+        self._refuse(entry, request, reason, text)
+
+    def refuse(self, entry: ModelEntry, request: PendingRequest, why: str) -> None:
+        """Fail an accepted request whose inputs turn out to be bad."""
+        self._refuse(entry, request, Reason.BAD_INPUT, f'model "{entry.config.name}": {why}')
+
+    def _refuse(self, entry: ModelEntry, request: PendingRequest, reason: Reason, text: str) -> None:
+        self._table.release(request.id)
+        entry.served.held_count -= 1
+        if request.on_done is forget:
+            return
         entry.stats.request_failed(reason, time.monotonic_ns() - request.arrived_ns)
-        request.error = SymphonyError(reason, text, model=name)
+        request.error = SymphonyError(reason, text, model=entry.config.name)
         request.on_done(request)
 
     def _note_fault(self, entry: ModelEntry, batch: Batch) -> None:
@@ -228,7 +237,7 @@ class Answers:
                 device.name,
                 batch.size_limit,
             )
-            if entry.state == "READY":
+            if entry.served.state == "READY":
                 self._loop.profile_changed(entry.index, self._kinds[key], entry.table_ns(key))
 
     def _note_loss(self, batch: Batch) -> None:
@@ -242,7 +251,7 @@ class Answers:
         """Fail requests whose batch did; `why` is part of the error's text."""
         now_ns = time.monotonic_ns()
         name = entry.config.name
-        entry.held_count -= len(requests)
+        entry.served.held_count -= len(requests)
         for request in requests:
             self._table.release(request.id)
             if request.on_done is forget:
@@ -266,7 +275,7 @@ class Answers:
         for request in requests:
             if request.on_done is forget:
                 self._table.release(request.id)
-                entry.held_count -= 1
+                entry.served.held_count -= 1
             else:
                 self._loop.request_arrived(request.id, request.model, request.deadline_ns, request.priority)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +23,24 @@ Progress = Callable[[str], None]
 
 
 def load_model(
-    config: ModelConfig, folder: Path, devices: Sequence[Device], profile_budget_s: float, progress: Progress
+    config: ModelConfig,
+    folder: Path,
+    devices: Sequence[Device],
+    profile_budget_s: float,
+    progress: Progress,
+    like: Mapping[str, LoadedModel] | None = None,
 ) -> tuple[dict[str, LoadedModel], dict[str, LatencyProfile]]:
     """Load `config` onto each device of its kinds; return (device name -> loaded, profile key -> profile).
 
-    Raise what the format or the device raises (the message says which file and what to do).
+    `like`: the same model, loaded on each device for tensors of other sizes, whose weights are shared. Raise what the
+    format or the device raises (the message says which file and what to do).
     """
     loaded: dict[str, LoadedModel] = {}
     profiles: dict[str, LatencyProfile] = {}
     for device in devices:
         device.enter_thread()
         progress(f"loading on {device.name}")
-        model = device.load(config, folder)
+        model = device.load(config, folder) if like is None else like[device.name].variant(config)
         key = profile_key(device)
         saved = profiles.get(key) or saved_profile(config, folder, device)
         progress(f"warming up on {device.name}")
@@ -59,7 +65,7 @@ def saved_profile(config: ModelConfig, folder: Path, device: Device) -> LatencyP
     """
     if device.kind == "emulated":
         return LatencyProfile.from_table(latency_table_ns(config), model=config.name, version=config.version)
-    saved = ProfileStore(folder).load(device.model, torch.__version__, fingerprint(config, folder))
+    saved = ProfileStore(folder, config.length).load(device.model, torch.__version__, fingerprint(config, folder))
     if saved is not None:
         _log.info('model "%s": using the profile of %s for %s', config.name, saved.measured_on, device.model)
     return saved
@@ -68,7 +74,7 @@ def saved_profile(config: ModelConfig, folder: Path, device: Device) -> LatencyP
 def make_profile(
     model: LoadedModel, config: ModelConfig, folder: Path, device: Device, budget_s: float, progress: Progress
 ) -> LatencyProfile:
-    """Measure the model on the device, and save what was measured."""
+    """Measure the model on the device, and save what was measured: not of an emulated one, which declares its own."""
     progress(f"profiling on {device.name}")
     samples = sample_inputs(config, np.random.default_rng(0), config.batch_size_max, model.sample)
 
@@ -88,5 +94,6 @@ def make_profile(
         clock_ns=time.perf_counter_ns,
         budget_s=budget_s,
     )
-    ProfileStore(folder).save(profile)
+    if device.kind != "emulated":
+        ProfileStore(folder, config.length).save(profile)
     return profile

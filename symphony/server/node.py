@@ -11,12 +11,16 @@ import logging
 import threading
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from symphony.config import ModelConfig, NodeConfig
+from symphony.config.lengths import LengthError
 from symphony.driver.requests import PendingRequest
 from symphony.driver.table import RequestTable
 from symphony.errors import ConfigError, Reason, SymphonyError
@@ -26,19 +30,22 @@ from symphony.execution.repository import Repository
 from symphony.execution.staging import Stager, make_ring
 from symphony.execution.worker import Batch, Plan, Worker
 from symphony.ingress.arrival_clock import ArrivalClock
-from symphony.ingress.service import Health
+from symphony.ingress.service import Health, not_ready
 from symphony.loop import SchedulingLoop
 from symphony.metrics import GpuStats, HistogramSnapshot, ModelRow, NodeStats, make_registry, render
-from symphony.profiles import LatencyProfile
+from symphony.profiles import staggered_bound
 from symphony.server.answers import Answers, forget
 from symphony.server.build import build_info
 from symphony.server.catalog import MODEL_COUNT_MAX, Catalog
 from symphony.server.door import Doors
 from symphony.server.drift import SlowDevices
+from symphony.server.holding import Holds
+from symphony.server.lanes import Lane, Lanes
 from symphony.server.loading import load_model, profile_key
 from symphony.server.processor import Processor
 from symphony.server.recorded import workload_text, write_new
 from symphony.server.recorder import Recorder
+from symphony.server.reprofiling import Reprofiler
 from symphony.server.served import ModelEntry
 from symphony.server.watching import RepositoryWatch
 from symphony.units import BYTES_PER_MB, NS_PER_S, ms_to_ns, us_to_ns
@@ -46,7 +53,9 @@ from symphony.units import BYTES_PER_MB, NS_PER_S, ms_to_ns, us_to_ns
 _log = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 0.05
-"""How often workers and doors are looked after."""
+"""How often doors, processing and slow devices are looked after."""
+HANG_EVERY_S = 0.01
+"""How often batches are looked for that hang: what a hang costs the others beyond its model's limit."""
 MB = 1_000_000
 HANG_COUNT_MAX = 3
 """After so many hung batches a model is taken out of service."""
@@ -110,6 +119,19 @@ class Node:
             self._queue,
             self._lose,
         )
+        self._holds = Holds(self.loop, self._catalog, self._workers)
+        self._reprofiler = Reprofiler(
+            self.loop,
+            self._catalog,
+            self._workers,
+            self.stats.gpus,
+            self._kinds,
+            config.profile_budget_s,
+            self._load_beside,
+            self._restore,
+            self._lose,
+        )
+        self._profiling: asyncio.Task[list[dict[str, Any]]] | None = None
         self._thread = threading.Thread(target=self._run_loop, name="schedule", daemon=True)
         self._watch: asyncio.Task[None] | None = None
         self._polling: asyncio.Task[None] | None = None
@@ -154,7 +176,7 @@ class Node:
     async def stop(self) -> None:
         """End the threads; requests still inside fail, and say that the node stopped."""
         self._is_stopped = self._answers.is_stopped = True
-        for task in (self._watch, self._polling, self._recording):
+        for task in (self._watch, self._polling, self._recording, self._profiling):
             if task is not None:
                 task.cancel()
         self._loader.shutdown(wait=False, cancel_futures=True)
@@ -242,8 +264,6 @@ class Node:
             slo_ns = request.deadline_ns - request.arrived_ns
             self._recorder.arrived(entry.config.name, request.arrived_ns, 0 if slo_ns == entry.slo_ns else slo_ns)
         entry.check_admission(request.deadline_ns, time.monotonic_ns())
-        if request.priority < entry.config.priority_default:
-            entry.door.urgent_seen()
         if self._table.acquire(request) < 0:
             raise SymphonyError(
                 Reason.QUEUE_FULL,
@@ -263,6 +283,13 @@ class Node:
 
     def _queue(self, entry: ModelEntry, request: PendingRequest) -> None:
         """Hand an accepted request to the scheduling loop."""
+        if entry.lanes is not None:
+            try:
+                entry = entry.lanes.choose(request)
+            except LengthError as error:
+                self._answers.refuse(entry, request, str(error))
+                return
+            request.model = entry.index
         request.is_queued = True
         if entry.ring is not None:
             self._stager.submit(entry.ring, request)
@@ -310,6 +337,27 @@ class Node:
             for entry in entries:
                 await self._retire(entry, "unloaded")
 
+    async def profile(self, name: str) -> list[dict[str, Any]]:
+        """Measure every ready version of `name` again; return the new profiles. One model is measured at a time."""
+        entries = [entry for entry in self._catalog.of_name(name) if entry.state == "READY"]
+        if not entries:
+            raise not_ready(self._catalog.find(name, None))
+        if self._profiling is not None and not self._profiling.done():
+            raise SymphonyError(
+                Reason.QUEUE_FULL,
+                "a model is being measured already; try again when it was",
+                model=name,
+                retry_after_s=1,
+            )
+        self._profiling = asyncio.create_task(self._profile(entries))
+        # A client that goes away must not leave a device half measured.
+        return await asyncio.shield(self._profiling)
+
+    async def _profile(self, entries: list[ModelEntry]) -> list[dict[str, Any]]:
+        async with self._changes:
+            scheduled = [one for entry in entries for one in entry.scheduled]
+            return [profile for one in scheduled for profile in await self._reprofiler.measure(one)]
+
     def metrics_text(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics as Prometheus text. Called from another thread; only reads."""
         return render(self._registry, accept)
@@ -319,7 +367,7 @@ class Node:
         rows = []
         for key, entry in sorted(self._catalog.entries.copy().items()):
             if entry.state == "READY":
-                entry.stats.queued = self.loop.queued_count_of(entry.index)
+                entry.stats.queued = sum(self.loop.queued_count_of(one.index) for one in entry.scheduled)
             rows.append(ModelRow(*key, entry.stats))
         return rows
 
@@ -327,6 +375,7 @@ class Node:
         """Return the node's gauges, brought up to date, for the metrics."""
         for gpu, worker in zip(self.stats.gpus, self._workers, strict=False):
             gpu.busy_ns = worker.busy_ns
+            gpu.gaps = worker.gaps.snapshot()
             gpu.is_in_use = worker.in_flight_count > 0
             gpu.model_count = len(worker.models) if worker.swapper is None else len(worker.swapper.resident)
             gpu.load_count = 0 if worker.swapper is None else worker.swapper.load_count
@@ -340,7 +389,7 @@ class Node:
         async with self._changes:
             key = (config.name, config.version)
             old = self._catalog.entries.get(key)
-            if not self._catalog.free_count:
+            if self._catalog.free_count <= len(config.length_buckets):
                 raise SymphonyError(
                     Reason.QUEUE_FULL, f"the node holds {MODEL_COUNT_MAX} models already; unload one", model=config.name
                 )
@@ -350,18 +399,26 @@ class Node:
             devices = list(self._devices)
             if not is_serving:
                 self._catalog.publish(entry)
+            network = config.network
+            if network.length_buckets:
+                margin_ns = ms_to_ns(self.config.reply_margin_ms)
+                lanes = [
+                    Lane(entry, network.at_length(length), self._catalog.take_index(), margin_ns)
+                    for length in network.length_buckets
+                ]
+                entry.lanes = Lanes(network, lanes)
             try:
-                loaded, profiles, pool = await self._asyncio.run_in_executor(self._loader, self._load_blocking, entry)
-                entry.profiles = profiles
+                loaded, pool = await self._asyncio.run_in_executor(self._loader, self._load_blocking, entry)
                 if pool is not None:
                     entry.processor = Processor(pool, config.run_timeout_ms)
-                fault = entry.describe_slo_fault()
+                fault = entry.scheduled[0].describe_slo_fault()
                 if fault:
                     raise ConfigError(fault)
                 await self._follow_devices(entry, loaded, devices)
             except Exception as error:
                 entry.state, entry.reason = "UNAVAILABLE", str(error) or type(error).__name__
-                self._catalog.give_back_index(entry)
+                for one in {*entry.scheduled, entry}:
+                    self._catalog.give_back_index(one)
                 if entry.processor is not None:
                     entry.processor.close()
                 _log.error('model "%s" version %s cannot be served: %s', config.name, config.version, entry.reason)
@@ -397,10 +454,12 @@ class Node:
                         _log.info('model "%s" version %s left the repository', *key)
                         await self._retire(entry, "it left the repository")
 
-    def _load_blocking(
-        self, entry: ModelEntry
-    ) -> tuple[dict[str, LoadedModel], dict[str, LatencyProfile], ProcessingPool | None]:
-        """Load on every device that the model may use, and its processing. Runs in the loader thread."""
+    def _load_blocking(self, entry: ModelEntry) -> tuple[dict[int, dict[str, LoadedModel]], ProcessingPool | None]:
+        """Load on every device that the model may use, and its processing. Runs in the loader thread.
+
+        Return what is loaded by index and device; each lane of a model whose requests vary in length has its own, of
+        the same weights.
+        """
         config = entry.config.network
         devices = [device for device in self._devices if device.kind in config.device_kinds]
         if not devices:
@@ -414,10 +473,20 @@ class Node:
             entry.reason = text
             _log.info('model "%s": %s', config.name, text)
 
-        found = load_model(config, entry.folder, devices, self.config.profile_budget_s, progress)
+        scheduled = entry.scheduled
+        budget_s = self.config.profile_budget_s / len(scheduled)
+        found: dict[int, dict[str, LoadedModel]] = {}
+        like: dict[str, LoadedModel] | None = None
+        # The longest first: it is the one that may not fit.
+        for one in reversed(scheduled):
+            loaded, one.profiles = load_model(one.config.network, entry.folder, devices, budget_s, progress, like)
+            found[one.index] = like = loaded
         budget = round(self.config.device_memory_mb * BYTES_PER_MB)
         for device in filter(self._is_swapping, devices):
-            model = found[0][device.name]
+            model = found[scheduled[0].index][device.name]
+            if entry.lanes is not None:
+                _log.warning('model "%s" varies in length: it stays in the memory of %s', config.name, device.name)
+                continue
             if model.swap_bytes > budget:
                 raise ConfigError(
                     f'model "{config.name}" takes {model.swap_bytes / BYTES_PER_MB:.0f} MB of {device.name}, '
@@ -428,26 +497,48 @@ class Node:
             else:
                 _log.warning('model "%s" cannot leave the memory of %s: it stays there', config.name, device.name)
         if any(device.kind == "cuda" for device in devices):
-            entry.ring = make_ring(config)
+            for one in scheduled:
+                one.ring = make_ring(one.config.network)
         pool = ProcessingPool(entry.config, entry.folder) if entry.config.processing is not None else None
-        return *found, pool
+        return found, pool
 
-    async def _follow_devices(self, entry: ModelEntry, loaded: dict[str, LoadedModel], devices: list[Device]) -> None:
+    async def _follow_devices(
+        self, entry: ModelEntry, loaded: dict[int, dict[str, LoadedModel]], devices: list[Device]
+    ) -> None:
         """Load again what was loaded on a device that was renewed meanwhile, because another model hung on it."""
         while devices != self._devices:
-            renewed = [device for device in self._devices if device not in devices and device.name in loaded]
+            held = loaded[entry.scheduled[0].index]
+            renewed = [device for device in self._devices if device not in devices and device.name in held]
             devices = list(self._devices)
             for device in renewed:
-                loaded[device.name] = await self._asyncio.run_in_executor(self._loader, self._load_again, entry, device)
+                like: LoadedModel | None = None
+                for one in entry.scheduled:
+                    like = loaded[one.index][device.name] = await self._asyncio.run_in_executor(
+                        self._loader, self._load_again, one, device, like
+                    )
 
-    def _serve(self, entry: ModelEntry, loaded: dict[str, LoadedModel]) -> None:
+    def _serve(self, entry: ModelEntry, loaded: dict[int, dict[str, LoadedModel]]) -> None:
         """Tell the loop and the workers of a loaded model; requests are taken from now on."""
+        for one in entry.scheduled:
+            self._schedule(one, loaded[one.index])
+        entry.alone_ns = min(one.alone_ns for one in entry.scheduled)
+        entry.control_ns = us_to_ns(self.config.control_us)
+        # Which lengths will be asked for is not known: as if each were as often.
+        entry.capacity_known(fmean(one.capacity_per_s for one in entry.scheduled))
+        entry.state, entry.reason = "READY", ""
+        self._catalog.publish(entry)
+
+    def _schedule(self, entry: ModelEntry, loaded: dict[str, LoadedModel]) -> None:
+        """Make the model, or a lane of one, known to the loop and the workers."""
         config, index = entry.config, entry.index
         self._catalog.by_index[index] = entry
         tables = {key: entry.table_ns(key) for key in entry.profiles}
         jitter_ns = max(profile.jitter_ns() for profile in entry.profiles.values())
         entry.margin.margin_ns = min(entry.margin.ceiling_ns, entry.margin.floor_ns + jitter_ns)
         entry.alone_ns = min(table[0] for table in tables.values())
+        entry.control_ns = us_to_ns(self.config.control_us)
+        counts = Counter(profile_key(worker.device) for worker in self._workers if worker.device.name in loaded)
+        entry.capacity_known(sum(capacity_per_s(tables[key], entry.slo_ns, count) for key, count in counts.items()))
         self.loop.model_added(
             index,
             entry.slo_ns,
@@ -462,13 +553,11 @@ class Node:
             model = loaded.get(worker.device.name)
             if model is not None:
                 worker.place(index, model)
-                if worker.swapper is not None and model.swap_bytes:
+                if worker.swapper is not None and model.swap_bytes and entry.served is entry:
                     kind = self._kinds[profile_key(worker.device)]
                     self.loop.footprint_declared(index, kind, model.swap_bytes, model.swap_ns)
                 else:
                     self.loop.model_placed(index, worker.gpu)
-        entry.state, entry.reason = "READY", ""
-        self._catalog.publish(entry)
 
     async def _retire(self, entry: ModelEntry, reason: str) -> None:
         """Take a model out of service once its accepted requests have ended."""
@@ -480,11 +569,13 @@ class Node:
         # Cancelled requests are no longer in flight, but their batch may be.
         while entry.held_count:
             await asyncio.sleep(0.005)
-        self.loop.model_removed(entry.index)
-        for worker in self._workers:
-            worker.evict(entry.index)
-        self._catalog.give_back_index(entry)
-        entry.ring = None
+        for one in entry.scheduled:
+            self.loop.model_removed(one.index)
+            for worker in self._workers:
+                worker.evict(one.index)
+            one.ring = None
+        for one in {*entry.scheduled, entry}:
+            self._catalog.give_back_index(one)
         if entry.processor is not None:
             entry.processor.close()
             entry.processor = None
@@ -497,20 +588,28 @@ class Node:
 
     async def _watch_workers(self) -> None:
         """Replace workers whose batch runs past its model's limit; look after the doors."""
+        watch_at_ns = 0
         try:
             while True:
-                await asyncio.sleep(WATCH_EVERY_S)
-                for gpu in self._slow_devices.look():
-                    self.loop.gpu_drained(gpu)
-                doors = [entry.door for entry in self._catalog.by_index.values()]
-                self._doors.look(doors, self.loop.gpus_asked, sum(not gpu.is_quarantined for gpu in self.stats.gpus))
+                await asyncio.sleep(HANG_EVERY_S)
                 now_ns = time.monotonic_ns()
-                for entry in list(self._catalog.by_index.values()):
-                    if entry.processor is not None:
-                        entry.processor.look(now_ns)
                 for worker in list(self._workers):
                     if worker.overdue(now_ns):
                         await self._replace(worker, now_ns)
+                now_ns = time.monotonic_ns()
+                self._holds.look(now_ns)
+                if now_ns < watch_at_ns:
+                    continue
+                watch_at_ns = now_ns + round(WATCH_EVERY_S * NS_PER_S)
+                for gpu in self._slow_devices.look():
+                    self.loop.gpu_drained(gpu)
+                doors = list({entry.door for entry in self._catalog.by_index.values()})
+                self._doors.look(doors, self.loop.gpus_asked, sum(not gpu.is_quarantined for gpu in self.stats.gpus))
+                for entry in list(self._catalog.by_index.values()):
+                    if entry.served is entry:
+                        entry.looked(WATCH_EVERY_S)
+                    if entry.processor is not None:
+                        entry.processor.look(now_ns)
         except Exception as error:
             # Without the watch a hanging batch would hold its device for ever.
             self._on_fatal(error)
@@ -527,6 +626,11 @@ class Node:
             await self._succeed(worker, unfinished)
         if not was_quarantined:
             self.stats.gpus[gpu].is_quarantined = False
+            self._restore(gpu)
+
+    def _restore(self, gpu: int) -> None:
+        """Let a device have batches again, unless another reason forbids it."""
+        if not self.stats.gpus[gpu].is_quarantined and gpu not in self._reprofiler.held:
             self.loop.gpu_restored(gpu)
 
     async def _succeed(self, worker: Worker, unfinished: list[tuple[Plan, list[PendingRequest]]]) -> None:
@@ -535,7 +639,7 @@ class Node:
         device = worker.device.renew()
         self._devices[gpu] = device
         successor = self._make_worker(gpu, device)
-        successor.busy_ns = worker.busy_ns
+        successor.busy_ns, successor.gaps = worker.busy_ns, worker.gaps
         self._workers[gpu] = successor
         now_ns = time.monotonic_ns()
         for position, (plan, requests) in enumerate(unfinished):
@@ -548,9 +652,11 @@ class Node:
             limit_ms = entry.config.run_timeout_ms
             self._answers.fail(entry, requests, f"it ran longer than run_timeout_ms = {limit_ms:g} ms on {device.name}")
             _log.error('model "%s" hung on %s; the device has a new worker', entry.config.name, device.name)
-            self._note_hang(entry)
+            self._holds.hung(entry)
+            self._note_hang(entry.served)
+        fresh: dict[ModelEntry, LoadedModel] = {}
         for index in worker.models:
-            await self._place_again(index, successor)
+            await self._place_again(index, successor, fresh)
         if self._is_swapping(device):
             # The new one holds nothing yet; what is asked for is loaded, once batches may go there.
             self.loop.gpu_left(gpu)
@@ -562,17 +668,24 @@ class Node:
         _log.critical("%s", why)
         self.stats.gpus[gpu].is_quarantined = True
         self.loop.gpu_drained(gpu)
+        self._holds.lose(gpu)
         for index in self._workers[gpu].models:
             self.loop.model_evicted(index, gpu)
         self._on_fatal(DeviceLostError(why))
 
-    async def _place_again(self, index: int, worker: Worker) -> None:
-        """Load a model that was resident on a device onto the device's new worker."""
+    async def _place_again(self, index: int, worker: Worker, done: dict[ModelEntry, LoadedModel]) -> None:
+        """Load a model that was resident on a device onto the device's new worker.
+
+        `done`: what was loaded there so far, by the model that clients know; its other lanes share the weights.
+        """
         entry = self._catalog.by_index.get(index)
-        if entry is None or entry.state != "READY":
+        if entry is None or entry.served.state != "READY":
             return
         try:
-            fresh = await self._asyncio.run_in_executor(self._loader, self._load_again, entry, worker.device)
+            fresh = await self._asyncio.run_in_executor(
+                self._loader, self._load_again, entry, worker.device, done.get(entry.served)
+            )
+            done[entry.served] = fresh
         except Exception as error:
             _log.error('model "%s" cannot be loaded on %s again: %s', entry.config.name, worker.device.name, error)
             self.loop.model_evicted(index, worker.gpu)
@@ -580,13 +693,20 @@ class Node:
         if self._catalog.by_index.get(index) is entry:
             worker.place(index, fresh)
 
-    def _load_again(self, entry: ModelEntry, device: Device) -> LoadedModel:
+    def _load_again(self, entry: ModelEntry, device: Device, like: LoadedModel | None) -> LoadedModel:
         """Load a model as it was on the device before. Runs in the loader thread."""
         device.enter_thread()
-        fresh = device.load(entry.config.network, entry.folder)
+        network = entry.config.network
+        fresh = device.load(network, entry.folder) if like is None else like.variant(network)
         fresh.prepare(entry.profiles[profile_key(device)].buckets)
-        if self._is_swapping(device):
+        if self._is_swapping(device) and entry.served is entry:
             fresh.evict()
+        return fresh
+
+    def _load_beside(self, entry: ModelEntry, device: Device) -> LoadedModel:
+        """Load a model into the memory of a device where it comes and goes. Blocks."""
+        fresh = self._load_again(entry, device, None)
+        fresh.restore()
         return fresh
 
     def _note_hang(self, entry: ModelEntry) -> None:
@@ -597,6 +717,11 @@ class Node:
             task = asyncio.create_task(self._retire(entry, f"hung {count} times; see the log, then load it again"))
             self._retirements.add(task)
             task.add_done_callback(self._retirements.discard)
+
+
+def capacity_per_s(table_ns: Sequence[int], slo_ns: int, gpu_count: int) -> float:
+    """Return how many requests per second so many GPUs answer in time, if they have nothing else to do."""
+    return staggered_bound(table_ns, slo_ns, gpu_count)[1] or gpu_count * NS_PER_S / table_ns[0]
 
 
 def lateness_snapshot(loop: SchedulingLoop) -> HistogramSnapshot:

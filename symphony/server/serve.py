@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -25,6 +26,8 @@ EXIT_UNDRAINED = 75
 """The drain limit passed before all accepted requests had ended."""
 EXIT_DEVICE_LOST = 76
 """A device is lost to this process (see the log): a supervisor should start a new one."""
+DESCRIPTORS_SPARE = 512
+"""File descriptors for everything but connections."""
 GC_THRESHOLDS = (20_000, 20, 100)
 """Requests die with their last reference; a collection every 700 objects costs a twentieth of the node."""
 SWITCH_INTERVAL_S = 0.0005
@@ -35,10 +38,29 @@ def serve(config: NodeConfig) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code.
 
     The first signal drains: not ready, new requests refused, accepted ones finished within `drain_timeout_s`. A second
-    one ends at once. Raise ConfigError for a configuration that cannot be used.
+    one ends at once. SIGHUP reads keys and certificate again. Raise ConfigError for a configuration that cannot be
+    used.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _allow_descriptors(config.connection_count_max)
     return uvloop.run(_serve(config))
+
+
+def _allow_descriptors(connection_count_max: int) -> None:
+    """Let the process have as many descriptors as its connections may need; say so if that is forbidden."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connection_count_max + DESCRIPTORS_SPARE
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < wanted:
+            _log.warning(
+                "%d connections may need %d file descriptors, but only %d are allowed; raise the limit (ulimit -n) or "
+                "lower connection_count_max",
+                connection_count_max,
+                wanted,
+                allowed,
+            )
 
 
 async def _serve(config: NodeConfig) -> int:
@@ -58,9 +80,11 @@ async def _serve(config: NodeConfig) -> int:
 
     node = Node(config, fatal)
     front = await Front.open(node, config)
-    _log.info("listening on http://%s:%d", config.host, front.port)
+    _log.info("listening on %s://%s:%d", front.scheme, config.host, front.port)
     if front.grpc is not None:
         _log.info("listening on grpc://%s:%d", config.host, front.grpc.port)
+    if front.management_port is not None:
+        _log.info("managed at %s://%s:%d", front.scheme, config.management_host, front.management_port)
 
     def on_signal() -> None:
         if draining:
@@ -73,6 +97,7 @@ async def _serve(config: NodeConfig) -> int:
     draining: list[asyncio.Task[None]] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio_loop.add_signal_handler(number, on_signal)
+    asyncio_loop.add_signal_handler(signal.SIGHUP, front.reload)
     starting = asyncio.create_task(_start(node, fatal))
     code = await ended
     starting.cancel()

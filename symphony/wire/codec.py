@@ -14,7 +14,7 @@ import msgpack
 
 from symphony.errors import Reason, SymphonyError
 from symphony.wire import framed, msgpack_form, oip_json
-from symphony.wire.faults import bad_input, quoted
+from symphony.wire.faults import bad_input, earliest_ms_of, quoted
 from symphony.wire.limits import DEFAULT_LIMITS, WireLimits
 from symphony.wire.messages import (
     Buffer,
@@ -201,6 +201,7 @@ def decode_error(status: int, body: Buffer, content_type: str = "", retry_after:
         message[:_ERROR_TEXT_LENGTH_MAX],
         model=model if type(model) is str else "",
         retry_after_s=_seconds(retry_after),
+        earliest_ms=earliest_ms_of(fields),
     )
 
 

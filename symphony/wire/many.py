@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from symphony.errors import Reason, SymphonyError
-from symphony.wire.faults import bad_input, shown
+from symphony.wire.faults import bad_input, earliest_ms_of, shown
 from symphony.wire.limits import WireLimits
 from symphony.wire.messages import Failure, InferResponse
 
@@ -77,7 +77,8 @@ def _failure(item: dict[str, Any], limits: WireLimits) -> Failure:
         reason = Reason.from_token(item["reason"])
     except (KeyError, TypeError):
         reason = Reason.WORKER_FAILED
-    error = SymphonyError(reason, text[:ERROR_TEXT_LENGTH_MAX], model=model if type(model) is str else "")
+    model = model if type(model) is str else ""
+    error = SymphonyError(reason, text[:ERROR_TEXT_LENGTH_MAX], model=model, earliest_ms=earliest_ms_of(item))
     return Failure(error, _id_of(item, limits))
 
 

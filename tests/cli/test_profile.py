@@ -202,3 +202,26 @@ def test_progress_is_shown_unless_quiet(tmp_path: Path) -> None:
     result = CliRunner().invoke(profile_command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert "staggered" in result.stdout and "staggered" not in result.stderr
+
+
+def make_varying(tmp_path: Path) -> Path:
+    """Write a model whose requests are 8 or 16 long and return its folder."""
+    folder = make_model(tmp_path)
+    text = (folder / "model.toml").read_text().replace("[4]", "[-1]")
+    (folder / "model.toml").write_text(f"length_buckets = [8, 16]\n{text}")
+    return folder
+
+
+def test_each_length_has_a_profile_of_its_own(tmp_path: Path) -> None:
+    """Of several the longest is measured, unless another is named."""
+    folder = make_varying(tmp_path)
+    assert "cpu-x1-threads-length-16.json" in profile(folder, "--budget-s", 0.1, "--threads", 1).output
+    assert "cpu-x1-threads-length-8.json" in profile(folder, "--budget-s", 0.1, "--threads", 1, "--length", 8).output
+
+
+def test_a_length_that_is_no_bucket_is_refused(tmp_path: Path) -> None:
+    assert '--length 9: model "double": choose one of [8, 16]' in fault(make_varying(tmp_path), "--length", 9)
+
+
+def test_a_length_is_refused_where_none_varies(tmp_path: Path) -> None:
+    assert "its requests do not vary in length; leave it out" in fault(make_model(tmp_path), "--length", 9)

@@ -222,13 +222,36 @@ def test_very_many_faults_are_counted_instead() -> None:
     assert found[-1] == f"and {50 - FAULTS_SHOWN_MAX} more faults; mend these first"
 
 
-def test_dimension_that_varies_is_refused_with_what_to_do() -> None:
-    """Not served yet."""
-    fault = only_fault(PYTHON + TENSORS.replace("[4]", "[-1, 3]"))
-    assert fault == (
-        "key 'inputs[0].shape' is [-1, 3]: dimensions that vary (-1) are not served; give a fixed size and pad the "
-        "inputs to it"
-    )
+VARYING = TENSORS.replace("[4]", "[-1, 3]")
+
+
+def test_dimension_that_varies_is_taken_with_its_buckets() -> None:
+    config = parse(f"length_buckets = [16, 64]\n{PYTHON}{VARYING}")
+    assert config.inputs[0].shape == (-1, 3) and config.length_buckets == (16, 64)
+    assert config.at_length(16).inputs[0].shape == (16, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (PYTHON + VARYING, "key 'length_buckets' is missing: input 'x' varies in length (-1); say which lengths"),
+        (f"length_buckets = [8]\n{PYTHON}{TENSORS}", "no input of the network varies in length; leave it out"),
+        (f"length_buckets = [8, 4]\n{PYTHON}{VARYING}", "lengths from 1 to 1048576 that ascend; write for example"),
+        (f"length_buckets = [0]\n{PYTHON}{VARYING}", "lengths from 1 to 1048576 that ascend"),
+        (f"length_buckets = [1048577]\n{PYTHON}{VARYING}", "lengths from 1 to 1048576 that ascend"),
+        (
+            f"length_buckets = [8]\n{PYTHON}" + TENSORS.replace("[4]", "[-1, -1]"),
+            "one dimension of a tensor may vary (-1), not several",
+        ),
+        (
+            f"length_buckets = [1048576]\n{PYTHON}" + TENSORS.replace("[4]", "[-1, 1024]"),
+            "would have 1073741824 elements at length 1048576, above 268435456; make it smaller",
+        ),
+        (PYTHON + TENSORS.replace("[]", "[-1]"), "output 'y' varies in length (-1): no input of the network does"),
+    ],
+)
+def test_lengths_that_do_not_go_together_are_refused_with_what_to_do(text: str, said: str) -> None:
+    assert said in only_fault(text)
 
 
 @pytest.mark.parametrize("shape", ["[-2]", "[0]", "[3, 0]"])

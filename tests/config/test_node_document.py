@@ -69,6 +69,11 @@ def test_flag_goes_before_the_file_and_is_checked_alike() -> None:
         ("reply_margin_ms", 0.0, 1e4),
         ("timeout_delay_ms", 0.0, 60_000.0),
         ("timeout_batch_size", 0, 4096),
+        ("management_port", 0, 65_535),
+        ("connection_count_max", 1, 1 << 20),
+        ("header_timeout_s", 0.05, 3_600.0),
+        ("body_timeout_s", 0.05, 3_600.0),
+        ("keepalive_timeout_s", 0.05, 86_400.0),
     ],
 )
 def test_number_is_taken_up_to_its_limits(key: str, least: float, most: float) -> None:

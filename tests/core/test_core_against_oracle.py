@@ -107,7 +107,7 @@ class Twins:
         self.log.append(f"scheduler.step({early_ns}, None)  # early: the core alone")
         self.same("decisions of an early call", self.core.step(early_ns, None), [])
         # The oracle keeps its own time, so what follows must not begin before the core's.
-        self.oracle.now_ns = early_ns
+        self.oracle.wait_until(early_ns)
 
     def check_wakeup(self, share: float) -> None:
         """Check that the oracle, called at an instant before the core's `wakeup_ns`, decides nothing."""

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import symphony
 from symphony.config import ModelConfig
+from symphony.config.lengths import padded
 from symphony.errors import Reason, SymphonyError
 from symphony.execution.devices.cpu import CpuDevice
 from symphony.execution.processing import ProcessingPool
@@ -30,9 +31,13 @@ def loaded() -> dict[str, Any]:
     """Return, by name, a function from one request's inputs to its outputs, as a node would process them."""
     device = CpuDevice(0, 1)
     return {
-        config.name: answering(device.load(config.network, folder), config, folder)
+        config.name: answering(device.load(at_longest(config.network), folder), config, folder)
         for config, folder in Repository(EXAMPLES / "models").scan()
     }
+
+
+def at_longest(network: ModelConfig) -> ModelConfig:
+    return network.at_length(network.length_buckets[-1]) if network.length_buckets else network
 
 
 def answering(model: Any, config: ModelConfig, folder: Path) -> Any:
@@ -41,6 +46,9 @@ def answering(model: Any, config: ModelConfig, folder: Path) -> Any:
     def answer(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if pool is not None and "preprocess" in pool.steps:
             inputs = pool.submit("preprocess", inputs).result()
+        if model.config.length:
+            specs = config.network.inputs
+            inputs = {spec.name: padded(inputs[spec.name], spec, model.config.length) for spec in specs}
         outputs = {name: value[0] for name, value in model.launch([inputs]).wait().items()}
         if pool is not None and "postprocess" in pool.steps:
             outputs = pool.submit("postprocess", outputs).result()

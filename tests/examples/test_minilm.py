@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from symphony.config.lengths import bucket_for, padded
 from symphony.execution.formats import load_callable
 from symphony.execution.processing import ProcessingPool
 from symphony.execution.repository import read_model_config
@@ -22,7 +23,8 @@ pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDER = EXAMPLES / "models" / "minilm"
 CONFIG = tomllib.loads((FOLDER / "model.toml").read_text())
-TOKEN_COUNT = CONFIG["processing"]["inputs"][0]["shape"][0]
+BUCKETS = CONFIG["length_buckets"]
+TOKEN_COUNT = BUCKETS[-1]
 
 Embed = Callable[[list[Any]], torch.Tensor]
 
@@ -30,7 +32,8 @@ Embed = Callable[[list[Any]], torch.Tensor]
 def load() -> Embed:
     """Return the model, from texts or other bytes to float32[n, 384], as a node would load and process them."""
     config = read_model_config(FOLDER, FOLDER)
-    predict = load_callable(config.network, FOLDER, "cpu")
+    predict = load_callable(config.network.at_length(TOKEN_COUNT), FOLDER, "cpu")
+    specs = {spec.name: spec for spec in config.network.inputs}
     pool = ProcessingPool(config, FOLDER)
 
     def embed(sentences: list[Any]) -> torch.Tensor:
@@ -38,7 +41,12 @@ def load() -> Embed:
         for sentence in sentences:
             text = sentence.encode() if isinstance(sentence, str) else sentence
             tokens.append(pool.submit("preprocess", {"text": np.array([text], dtype=object)}).result())
-        batch = {name: torch.from_numpy(np.stack([one[name] for one in tokens])) for name in tokens[0]}
+        longest = max(len(one["input_ids"]) for one in tokens)
+        length = BUCKETS[bucket_for(longest, BUCKETS)]
+        batch = {
+            name: torch.from_numpy(np.stack([padded(one[name], spec, length) for one in tokens]))
+            for name, spec in specs.items()
+        }
         with torch.inference_mode():
             return predict(batch)["embedding"]
 
@@ -90,7 +98,7 @@ def test_text_beyond_the_token_limit_is_cut(minilm) -> None:
     words = [f"{word} " for word in ("tree", "house", "river", "stone") * TOKEN_COUNT]
     short, long = minilm(["".join(words[: TOKEN_COUNT - 2]), "".join(words)])
     torch.testing.assert_close(short, long, atol=1e-5, rtol=0)
-    shorter = minilm(["".join(words[: TOKEN_COUNT - 3])])[0]
+    shorter = minilm(["".join(words[: TOKEN_COUNT // 2])])[0]
     assert not torch.allclose(shorter, long, atol=1e-3)
 
 

@@ -32,9 +32,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def processing(tokens: tuple[TensorSpec, ...]) -> ProcessingSpec:
+    return ProcessingSpec("symphony.execution.tokens:TextTokens", inputs=tokens)
+
+
 def make_config(shape: tuple[int, ...] = (1,), tokens: tuple[TensorSpec, ...] = TOKENS, **changes: Any) -> ModelConfig:
     """Return a model of another format, whose network takes token ids."""
-    processing = ProcessingSpec("symphony.execution.tokens:TextTokens", inputs=tokens)
     return ModelConfig(
         **{
             "name": "m",
@@ -46,7 +49,7 @@ def make_config(shape: tuple[int, ...] = (1,), tokens: tuple[TensorSpec, ...] = 
             "format": "torch_export",
             "entry": "model.pt2",
             "device_kinds": ("cpu",),
-            "processing": processing,
+            "processing": processing(tokens),
             **changes,
         }
     )
@@ -193,3 +196,27 @@ def test_processes_that_only_tokenise_need_no_torch(folder: Path) -> None:
     """They start in a moment."""
     source = "import sys; import symphony.execution.tokens; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", source], check=False, timeout=60).returncode == 0
+
+
+VARYING = tuple(TensorSpec(spec.name, "INT64", (-1,)) for spec in TOKENS)
+
+
+def test_as_many_tokens_as_the_text_has_where_their_number_varies(folder: Path) -> None:
+    """And no more than the longest bucket holds; padding is left to the node."""
+    fixed = tokens_of(folder, np.array([b"the train leaves"], dtype=object))
+    varying = tokens_of(
+        folder, np.array([b"the train leaves"], dtype=object), processing=processing(VARYING), length_buckets=(4, 8)
+    )
+    count = int(fixed["attention_mask"].sum())
+    assert {len(row) for row in varying.values()} == {count}
+    assert all(np.array_equal(varying[name], fixed[name][:count]) for name in varying)
+    long = tokens_of(
+        folder, np.array([b"six " * 300], dtype=object), processing=processing(VARYING), length_buckets=(4, 8)
+    )
+    assert {len(row) for row in long.values()} == {8}
+
+
+def test_padding_of_the_node_must_be_the_tokenizers(folder: Path) -> None:
+    wrong = tuple(TensorSpec(spec.name, "INT64", (-1,), pad=3.0) for spec in TOKENS)
+    said = fault(folder, processing=processing(wrong), length_buckets=(4, 8))
+    assert '"input_ids" is padded with 3, and this tokenizer pads with' in said and "set pad = " in said

@@ -483,3 +483,38 @@ def test_jitter_is_seeded_and_scatters_as_declared() -> None:
     assert durations(1) == durations(1)
     assert durations(1) != durations(2)
     assert 0.08 < np.std(durations(1)) / 5e6 < 0.12
+
+
+def test_gap_between_batches_counts_where_a_request_of_the_next_waited(bench: Callable[..., Bench]) -> None:
+    """The first batch has none before it; the second follows at once; the third, 30 ms late, was not waited for."""
+    made = bench(make_config())
+    waiting = make_requests(2)
+    made.port.give(waiting[:1])
+    made.port.give(waiting[1:])
+    made.batches.get(timeout=5)
+    made.batches.get(timeout=5)
+    assert sum(made.worker.gaps.counts) == 1
+    time.sleep(0.03)
+    (late,) = make_requests(1)
+    late.arrived_ns = time.monotonic_ns()
+    made.port.give([late])
+    made.batches.get(timeout=5)
+    assert sum(made.worker.gaps.counts) == 1
+    time.sleep(0.03)
+    made.run()  # its request arrived at 0: it waited, and the device was idle for all that time
+    assert sum(made.worker.gaps.counts) == 2 and made.worker.gaps.total >= 30_000_000
+
+
+def test_batch_far_beyond_its_prediction_is_suspected_and_one_within_is_not(bench: Callable[..., Bench]) -> None:
+    made = bench(make_config(hang_every=1))
+    made.port.give(make_requests(1))
+    made.port.plans.put(None)
+    while not made.worker.in_flight_count:
+        time.sleep(0.001)
+    running = made.worker._running[0]
+    running.plan.start_at_ns, running.plan.finish_at_ns = 0, 5_000_000
+    assert made.worker.suspect(running.since_ns + 24_000_000) is None
+    assert made.worker.suspect(running.since_ns + 26_000_000) == 0
+    running.plan.finish_at_ns = 50_000_000
+    assert made.worker.suspect(running.since_ns + 199_000_000) is None
+    assert made.worker.suspect(running.since_ns + 201_000_000) == 0

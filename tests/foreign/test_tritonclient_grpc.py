@@ -261,14 +261,14 @@ async def test_message_above_the_limit_is_refused(node) -> None:
 
 
 async def test_calls_above_the_limit_are_refused_and_the_others_answered(node) -> None:
-    """8 calls may be in flight; what a flood of 64 leaves is zero."""
+    """8 calls may be in flight, 7 of one caller (the last eighth is the others'); what a flood of 64 leaves is zero."""
     served, address = node
     async with triton_aio.InferenceServerClient(address) as client:
         found = await asyncio.gather(
             *(client.infer("echo", [number_of(number, 8)]) for number in range(64)), return_exceptions=True
         )
         good = [number for number, each in enumerate(found) if not isinstance(each, Exception)]
-        assert 8 <= len(good) < 64
+        assert 7 <= len(good) < 64
         assert all(found[number].as_numpy("y").tolist() == [number, number] for number in good)
         codes = {each.status() for each in found if isinstance(each, Exception)}
         assert codes <= {"StatusCode.RESOURCE_EXHAUSTED", "StatusCode.UNAVAILABLE"}

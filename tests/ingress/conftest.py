@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -17,6 +18,8 @@ from symphony.config import ModelConfig, TensorSpec
 from symphony.driver.requests import PendingRequest
 from symphony.errors import Reason, SymphonyError
 from symphony.ingress import Health, InferExchange, IngressLimits, build_app, make_runner, unknown_model
+from symphony.ingress.app import ALL_SCOPES
+from symphony.ingress.callers import Caller, Callers
 from symphony.ingress.hot import HotServer
 from symphony.metrics import BuildInfo, ModelRow, ModelStats, NodeStats, make_registry, render
 
@@ -45,12 +48,20 @@ class FakeModel:
     reason: str = ""
     stats: ModelStats = field(init=False)
     refusal_error: SymphonyError | None = None
+    entered: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.stats = ModelStats(self.config.batch_size_max)
 
-    def refusal(self) -> SymphonyError | None:
+    def refusal(self, caller: Caller) -> SymphonyError | None:
         return self.refusal_error
+
+    def enter(self, caller: Caller, count: int, priority: int) -> int:
+        self.entered[caller.id] += count
+        return priority
+
+    def leave(self, caller: Caller, count: int) -> None:
+        self.entered[caller.id] -= count
 
 
 class FakeService:
@@ -139,6 +150,10 @@ class FakeService:
         self.calls.append(("unload", name))
         self.find(name, None)
 
+    async def profile(self, name: str) -> list[dict[str, Any]]:
+        self.calls.append(("profile", name))
+        return [{"model": self.find(name, None).config.name}]
+
     def metrics_text(self, accept: str) -> tuple[bytes, str]:
         rows = [ModelRow(model.config.name, model.config.version, model.stats) for model in self.served.values()]
         source = SimpleNamespace(model_rows=lambda: rows, node_stats=lambda: self.stats)
@@ -174,17 +189,17 @@ async def start(request: pytest.FixtureRequest, service: FakeService) -> AsyncIt
     sessions: list[aiohttp.ClientSession] = []
     started: list[InferExchange] = []
 
-    async def start(**limits) -> Server:
+    async def start(keys=None, scopes=ALL_SCOPES, tls=None, **limits) -> Server:
         bounds = IngressLimits(**limits)
-        exchanges = InferExchange(service, bounds)
+        exchanges = InferExchange(service, bounds, callers=Callers(keys))
         started.append(exchanges)
-        runner = make_runner(build_app(service, bounds, exchanges), bounds)
+        runner = make_runner(build_app(service, bounds, exchanges, scopes), bounds)
         runners.append(runner)
         await runner.setup()
         make_protocol = runner.server
         if request.param == "hot":
             make_protocol = HotServer(exchanges, runner.server, bounds)
-        server = await asyncio.get_running_loop().create_server(make_protocol, "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(make_protocol, "127.0.0.1", 0, ssl=tls)
         servers.append((server, make_protocol))
         port = server.sockets[0].getsockname()[1]
         session = aiohttp.ClientSession(base_url=f"http://127.0.0.1:{port}")
@@ -202,6 +217,8 @@ async def start(request: pytest.FixtureRequest, service: FakeService) -> AsyncIt
         await runner.cleanup()
     for exchanges in started:
         assert (exchanges.in_flight, exchanges.body_bytes) == (0, 0), "a call left a trace"
+        assert len(exchanges.connections) == service.stats.connection_count == 0, "a connection left a trace"
+        assert not any(model.entered.total() for model in service.served.values())
     assert not service.inside
 
 

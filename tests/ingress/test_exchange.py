@@ -166,6 +166,8 @@ def test_every_reason_has_its_status_and_body(caller, reason, where):
     caller.call()
     if reason.http_status in (429, 503):
         assert ("Retry-After", "1") in caller.reply.headers
+    elif reason.http_status == 401:
+        assert caller.reply.headers == [("WWW-Authenticate", "Bearer")]
     else:
         assert not caller.reply.headers
     stats = caller.service.find("scale", None).stats

@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from symphony.config import KeyConfig, hash_key
 from symphony.errors import Reason, SymphonyError
 from symphony.metrics.model import Outcome
 from symphony.wire import (
@@ -115,3 +116,31 @@ async def test_client_that_leaves_cancels_all_that_wait(start, service, form) ->
 async def test_unknown_model_is_the_answer_to_the_whole_body(start, form) -> None:
     status, body = await infer_many(await start(), [request_of(1, form)] * 2, model="nope")
     assert status == 404 and b"unknown_model" in body
+
+
+async def test_each_of_many_is_charged_to_the_key(start, service, form) -> None:
+    """A body of 5 requests, one of them of 2 rows, costs 6 tokens of 6; the next call has to wait."""
+    key = "sym_many"
+    server = await start(keys=[KeyConfig("shop", hash_key(key), rate=0.01, burst=6)])
+    server.client.headers["X-API-Key"] = key
+    rows = InferRequest({"x": np.zeros((2, 4), "<f4")}, form=form)
+    status, _ = await infer_many(server, [rows] + [request_of(value, form) for value in range(4)])
+    assert status == 200
+    async with server.client.post("/v2/models/scale/infer", data=b"{}") as reply:
+        assert reply.status == 429 and "rate_limited" in await reply.text()
+    assert service.find("scale", None).entered == {"key:shop": 0}
+    assert server.exchanges.in_flight == server.exchanges.body_bytes == 0
+
+
+async def test_each_of_many_is_asked_for_at_the_door(start, service, form) -> None:
+    """The first is let in with the body; the door refuses the second and takes the third."""
+    server = await start()
+    model = service.find("scale", None)
+    refused = SymphonyError(Reason.WOULD_MISS, "more arrive than can be answered", model="scale", earliest_ms=12.5)
+    said = iter([None, refused, None])
+    model.refusal = lambda caller: next(said)
+    status, answers = await infer_many(server, [request_of(value, form) for value in range(3)])
+    assert status == 200
+    assert [isinstance(answer, Failure) for answer in answers] == [False, True, False]
+    assert (answers[1].error.reason, answers[1].error.earliest_ms) == (Reason.WOULD_MISS, 12.5)
+    assert model.stats.count(Outcome.REJECTED) == 1

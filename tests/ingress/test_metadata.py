@@ -9,6 +9,7 @@ def test_server_metadata_names_the_extensions(service):
             "binary_tensor_data",
             "classification",
             "model_configuration",
+            "model_profiling",
             "model_repository",
             "schedule_policy",
             "statistics",

@@ -101,6 +101,14 @@ async def test_load_and_unload_reach_the_service(start, service):
     assert (status, body["reason"], body["model"]) == (404, "unknown_model", "nope")
 
 
+async def test_profile_reaches_the_service_and_answers_with_what_was_measured(start, service):
+    server = await start()
+    assert await post(server, "/v2/repository/models/scale/profile") == (200, {"profiles": [{"model": "scale"}]})
+    assert service.calls == [("profile", "scale")]
+    status, body = await post(server, "/v2/repository/models/nope/profile", json={})
+    assert (status, body["reason"]) == (404, "unknown_model")
+
+
 @pytest.mark.parametrize(
     ("path", "payload"),
     [
@@ -110,6 +118,7 @@ async def test_load_and_unload_reach_the_service(start, service):
         ("/v2/repository/index", b"\xff"),
         ("/v2/repository/index", b"[" * 100_000),
         ("/v2/repository/models/scale/load", b"nonsense"),
+        ("/v2/repository/models/scale/profile", b"nonsense"),
         ("/v2/repository/models/scale/load", b'{"parameters": {"file:1/model.pt2": "AAAA"}}'),
     ],
 )

@@ -30,7 +30,12 @@ class Source:
         self.node = NodeStats(
             BuildInfo("0.1.0", policy="deferred", python="3.11", torch="2.13"),
             gpus=[
-                GpuStats("emulated:0", 1_500 * MS, is_in_use=True),
+                GpuStats(
+                    "emulated:0",
+                    1_500 * MS,
+                    is_in_use=True,
+                    gaps=HistogramSnapshot((0.0001, 0.001), (9, 3, 1), 0.004),
+                ),
                 GpuStats("cpu:0"),
                 GpuStats("cpu:1", 0, False, True),
             ],
@@ -179,7 +184,7 @@ def test_series_of_a_model_are_bounded(source):
     for size in range(1, 513):
         stats.batch_finished(size, size * MS, size * MS, size * MS, 0)
     full = sum(line.count('model="digits"') for line in render(make_registry(source))[0].decode().splitlines())
-    assert full == fresh + 48
+    assert full == fresh + 4 * len(Reason)
 
 
 def test_every_metric_is_documented_and_every_documented_one_exists(source):

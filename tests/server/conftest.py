@@ -70,6 +70,7 @@ class Running:
     url: str
     session: aiohttp.ClientSession
     faults: list[BaseException]
+    front: Front
 
     async def infer(self, value: float, model: str = "echo", **headers: str) -> tuple[int, Any]:
         """Send one framed request whose input starts with `value`; return (status, output or error body)."""
@@ -127,7 +128,7 @@ def run_node(tmp_path: Path) -> Callable[..., Any]:
         connector = aiohttp.TCPConnector(limit=0)
         try:
             async with aiohttp.ClientSession(connector=connector) as session:
-                running = Running(node, f"http://127.0.0.1:{front.port}", session, faults)
+                running = Running(node, f"http://127.0.0.1:{front.port}", session, faults, front)
                 yield running
         finally:
             await node.stop()

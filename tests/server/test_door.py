@@ -3,13 +3,18 @@
 import pytest
 
 from symphony.server.door import SPARE, Door, Doors
+from symphony.server.shares import Share
+
+
+def caller(door: Door, name: str = "one", weight: float = 1.0) -> Share:
+    return door.shares.of(name, weight)
 
 
 def run(door: Door, rate: int, capacity: int, looks: int = 40, asked_at: float | None = None) -> int:
     """Offer `rate` requests per look to GPUs that serve `capacity`; return how many were served in the last look."""
     gpu_count, served = 4, 0
     for _ in range(looks):
-        let_in = sum(not door.refuses() for _ in range(rate))
+        let_in = sum(not door.refuses(caller(door)) for _ in range(rate))
         served = min(let_in, capacity)
         door.accepted_count += let_in
         door.dropped_count += let_in - served
@@ -50,8 +55,8 @@ def test_the_share_is_gone_soon_after_the_load() -> None:
 
 def test_share_refused_is_exact_and_evenly_spread() -> None:
     door = Door()
-    door.refused_share = 0.25
-    refused = [door.refuses() for _ in range(1000)]
+    caller(door).refused_share = 0.25
+    refused = [door.refuses(caller(door)) for _ in range(1000)]
     assert sum(refused) == 250
     assert all(sum(refused[i : i + 40]) == 10 for i in range(0, 1000, 40))
 
@@ -59,12 +64,13 @@ def test_share_refused_is_exact_and_evenly_spread() -> None:
 def test_urgent_requests_keep_the_door_open_for_a_while() -> None:
     door = Door()
     run(door, rate=3000, capacity=1000)
-    door.urgent_seen()
-    assert not any(door.refuses() for _ in range(100))
+    door.enter(caller(door), 1, priority=1, priority_default=4)
+    door.shares.leave("one", 1)
+    assert not any(door.refuses(caller(door)) for _ in range(100))
     run(door, rate=3000, capacity=1000, looks=90)
-    assert door.refused_share == 0.0
+    assert not any(door.refuses(caller(door)) for _ in range(100))
     run(door, rate=3000, capacity=1000, looks=40)
-    assert door.refused_share > 0.5
+    assert sum(door.refuses(caller(door)) for _ in range(100)) > 50
 
 
 def test_drops_count_against_requests_not_calls() -> None:
@@ -72,7 +78,7 @@ def test_drops_count_against_requests_not_calls() -> None:
     door = Door()
     for _ in range(20):
         for _ in range(30):
-            door.refuses()
+            door.refuses(caller(door))
             door.accepted_count += 64
         door.dropped_count += 19
         door.look(gpus_asked=8.0, gpu_count=4)
@@ -83,7 +89,7 @@ def test_doors_count_what_was_refused_into_the_wish_for_gpus() -> None:
     """The scheduler sees only what is let in, and so asks for too few; the share must not fall for that."""
     doors, door = Doors(), Door()
     for _ in range(200):
-        let_in = sum(not door.refuses() for _ in range(2000))
+        let_in = sum(not door.refuses(caller(door)) for _ in range(2000))
         door.accepted_count += let_in
         door.dropped_count += max(0, let_in - 1000)
         doors.look([door], gpus_asked=4.0 * let_in / 1000, gpu_count=4)

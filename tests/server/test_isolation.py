@@ -26,8 +26,8 @@ RATE_STEADY, RATE_FAULTY = 200.0, 40.0
 """Requests per second: with l(b) = 0.5 b + 3 ms on two devices, a third of what they carry."""
 DURATION_S = 5.0
 RUN_TIMEOUT_MS = 20.0
-"""A hang holds its device that long, and until the node looks (0.05 s). It must be well below the SLOs of the others: a
-model that hangs takes every device in turn, and what waits for one must still be in time."""
+"""A hang holds its device that long, and until the node looks (0.01 s); what was handed over behind it must still be in
+time after that. (It gets no second device while it hangs; docs/models.md says what longer limits cost.)"""
 BAD_SHARE_MAX = 0.01
 
 

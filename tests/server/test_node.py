@@ -285,17 +285,69 @@ async def test_node_that_stops_while_batches_hang_ends_its_threads(
 ) -> None:
     """All devices together are waited for no longer than the limit."""
     monkeypatch.setattr("symphony.server.node.STOP_TIMEOUT_S", 0.3)
-    write_echo(tmp_path / "models", emulated_extra="hang_every = 1", slo_ms=30)
+    for number in range(3):  # one model that hangs gets no second device
+        write_echo(tmp_path / "models", name=f"echo{number}", emulated_extra="hang_every = 1", slo_ms=30)
     async with run_node("3xemulated") as node:
         hanging = []
         for number in range(3):
-            hanging.append(asyncio.create_task(node.infer(number)))
+            hanging.append(asyncio.create_task(node.infer(number, f"echo{number}")))
             await asyncio.sleep(0.1)
         assert [worker.in_flight_count for worker in node.node._workers] == [1, 1, 1]
         began = time.monotonic()
     assert time.monotonic() - began < 2.0
     assert own_threads() == []
     await asyncio.gather(*hanging, return_exceptions=True)
+
+
+async def test_model_gets_no_further_device_while_its_batch_hangs_and_gets_them_back_after(
+    tmp_path: Path, run_node: Callable[..., Any]
+) -> None:
+    """Another model keeps the other devices; once the hang is resolved, the first is served on all again."""
+    write_echo(tmp_path / "models", emulated_extra="hang_every = 2", extra="run_timeout_ms = 1000", slo_ms=100)
+    write_echo(tmp_path / "models", name="other", slo_ms=100)
+    async with run_node("3xemulated") as node:
+        assert (await node.infer(0))[0] == 200  # the second batch on the first device hangs
+        hanging = asyncio.create_task(node.infer(1))
+        while node.node._workers[0].suspect(time.monotonic_ns()) is None:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
+        waiting = [asyncio.create_task(node.infer(number)) for number in range(6)]
+        for number in range(4):
+            assert (await node.infer(number, "other"))[0] in (200, 503, 504)
+            assert all(worker.suspect(time.monotonic_ns()) is None for worker in node.node._workers[1:])
+        echo = node.node.find("echo", None).index
+        assert node.node._holds._held[echo][1] == {1, 2}
+        status, body = await hanging
+        assert status == 500 and b"run_timeout_ms" in body
+        await asyncio.gather(*waiting)
+        await asyncio.sleep(0.05)
+        assert node.node._holds._held[echo][1] == {1, 2}, "a model that hung keeps to one device at first"
+        node.node.find("echo", None).probation_count = 1
+        while (await node.infer(1))[0] != 200:
+            pass
+        while node.node._holds._held:
+            await asyncio.sleep(0.01)
+        answers = await asyncio.gather(*(node.infer(number, "other") for number in range(4)))
+        assert [status for status, _ in answers] == [200] * 4
+        node.node.loop.gpu_drained(0)
+        assert (await node.infer(7))[0] == 200, "the model is resident on the other devices again"
+        await node.assert_at_rest()
+
+
+async def test_slow_batch_holds_its_model_back_no_longer_than_it_takes(
+    tmp_path: Path, run_node: Callable[..., Any]
+) -> None:
+    """A batch that was only slow: the model has its other device back at once, and nothing was refused."""
+    write_echo(tmp_path / "models", emulated_extra="slow_device = 0\nslow_factor = 40", slo_ms=400)
+    async with run_node("2xemulated") as node:
+        slow = asyncio.create_task(node.infer(1))
+        while not node.node._holds._held:
+            await asyncio.sleep(0.005)
+        assert (await slow)[0] == 200
+        while node.node._holds._held:
+            await asyncio.sleep(0.002)
+        node.node.loop.gpu_drained(0)
+        assert (await node.infer(2))[0] == 200
 
 
 async def test_model_that_keeps_hanging_is_taken_out_with_the_reason(

@@ -114,6 +114,6 @@ async def test_requests_refused_unread_are_recorded(tmp_path: Path, run_node) ->
     file = tmp_path / "day.csv"
     async with run_node("1xemulated", record=file) as running:
         (entry,) = running.node.models()
-        entry.door.refused_share = 1.0
+        entry.door.shares.of("peer:127.0.0.1", 1.0).refused_share = 1.0
         assert (await running.infer(1.0))[0] == 503
     assert len(read_trace(file)) == 1

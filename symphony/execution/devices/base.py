@@ -105,6 +105,9 @@ class LoadedModel(Protocol):
         Raise what the model's code raises. Called once, before the first `launch`.
         """
 
+    def variant(self, config: ModelConfig) -> LoadedModel:
+        """Return the same model, weights and all, for tensors of other sizes; it is prepared and launched by itself."""
+
     def evict(self) -> None:
         """Free the device's memory; what it held stays on the host. No batch may be in flight."""
 

@@ -61,6 +61,10 @@ class CpuModel:
         """Run the first batches."""
         warm_up(self, self._device)
 
+    def variant(self, config: ModelConfig) -> CpuModel:
+        """Return the same model for tensors of other sizes."""
+        return CpuModel(config, self._device, self._predict)
+
     def evict(self) -> None:
         """Do nothing: the host's memory is where models are kept."""
 

@@ -158,6 +158,10 @@ class CudaModel:
         self._graphs = graphs
         self.memory_bytes = max(0, torch.cuda.memory_allocated(self._device.index) - self._memory_before)
 
+    def variant(self, config: ModelConfig) -> CudaModel:
+        """Return the same model for tensors of other sizes, with slots and graphs of its own."""
+        return CudaModel(self._device, config, self._predict, torch.cuda.memory_allocated(self._device.index))
+
     def evict(self) -> None:
         """Free the GPU's memory of the weights."""
         self._weights.evict()

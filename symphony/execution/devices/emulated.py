@@ -82,6 +82,10 @@ class EmulatedModel:
     def prepare(self, buckets: Sequence[int] | None) -> None:
         """Do nothing: no code needs warming up."""
 
+    def variant(self, config: ModelConfig) -> EmulatedModel:
+        """Return the same model for tensors of other sizes."""
+        return EmulatedModel(self._device, config, self._spec)
+
     def evict(self) -> None:
         """Refuse batches until it was restored."""
         self._is_there = False
@@ -172,14 +176,18 @@ def _spoilt(output: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def latency_table_ns(config: ModelConfig) -> tuple[int, ...]:
-    """Return l(1..batch_size_max) in nanoseconds as the model's [emulated] table declares it."""
+    """Return l(1..batch_size_max) in nanoseconds as the model's [emulated] table declares it.
+
+    Where lengths vary it is declared for the longest; what grows with the batch is in proportion to the length.
+    """
     spec = config.emulated
     if spec is None:
         raise DeviceError(f'model "{config.name}" declares no [emulated] table')
+    share = config.length / config.length_buckets[-1] if config.length else 1.0
     if spec.latency_ms is not None:
-        return tuple(ms_to_ns(value) for value in spec.latency_ms)
+        return tuple(max(1, ms_to_ns(share * value)) for value in spec.latency_ms)
     alpha, beta = spec.alpha_ms or 0.0, spec.beta_ms or 0.0
-    return tuple(max(1, ms_to_ns(alpha * b + beta)) for b in range(1, config.batch_size_max + 1))
+    return tuple(max(1, ms_to_ns(share * alpha * b + beta)) for b in range(1, config.batch_size_max + 1))
 
 
 def _echo(source: TensorSpec, target: TensorSpec, inputs: Sequence[Tensors]) -> np.ndarray[Any, Any]:

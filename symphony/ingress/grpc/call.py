@@ -7,7 +7,9 @@ from typing import Any
 
 from symphony.errors import SymphonyError
 from symphony.ingress.call import Call
+from symphony.ingress.callers import Caller
 from symphony.ingress.exchange import InferExchange
+from symphony.ingress.grpc.gate import Asker
 from symphony.ingress.grpc.messages import to_message, to_request
 from symphony.ingress.service import not_ready
 from symphony.units import NS_PER_S
@@ -19,8 +21,8 @@ class GrpcCall(Call):
 
     __slots__ = ("_body_bytes", "_exchanges", "_outcome")
 
-    def __init__(self, exchanges: InferExchange, body_bytes: int, outcome: asyncio.Future[Any]) -> None:
-        super().__init__(exchanges.service)
+    def __init__(self, exchanges: InferExchange, caller: Caller, body_bytes: int, outcome: asyncio.Future[Any]) -> None:
+        super().__init__(exchanges.service, caller)
         self._exchanges = exchanges
         self._body_bytes = body_bytes
         self._outcome = outcome
@@ -35,7 +37,7 @@ class GrpcCall(Call):
 
     def end(self) -> None:
         """Let go of the requests, and of the place among the calls in flight."""
-        self._exchanges.release(self._body_bytes)
+        self._exchanges.release(self._caller, self._body_bytes)
         super().end()
 
     def _set(self, outcome: Any) -> None:
@@ -44,26 +46,32 @@ class GrpcCall(Call):
             self._outcome.set_result(outcome)
 
 
-async def infer(exchanges: InferExchange, request: Any, left_s: float | None) -> Any:
+async def infer(exchanges: InferExchange, request: Any, asker: Asker, left_s: float | None) -> Any:
     """Return the ModelInferResponse for a ModelInferRequest, or the SymphonyError it ends with.
 
-    `left_s`: seconds until the client no longer waits, None if it said nothing; its deadline then is the shorter of
-    that and of parameters.timeout. Cancelled, it cancels the request.
+    `asker`: who calls; what that may do is asked here. `left_s`: seconds until the client no longer waits, None if it
+    said nothing; its deadline then is the shorter of that and of parameters.timeout. Cancelled, it cancels the request.
     """
     arrived_ns = exchanges.now_ns()
     body_bytes = request.ByteSize()
     service = exchanges.service
+    name, version = request.model_name, request.model_version or None
     try:
-        model = service.find(request.model_name, request.model_version or None)
+        caller = exchanges.check_call(asker.headers, asker.peer, "infer", name)
     except SymphonyError as error:
         service.stats.request_refused(error.reason)
         return error
-    overload = model.refusal() if model.state == "READY" else None
+    try:
+        model = service.find(name, version)
+    except SymphonyError as error:
+        service.stats.request_refused(error.reason)
+        return exchanges.seen_by(caller, error, name, version)
+    overload = model.refusal(caller) if model.state == "READY" else None
     if overload is not None:
         model.stats.request_rejected(overload.reason)
         return overload
     try:
-        refusal = exchanges.refusal(body_bytes)
+        refusal = exchanges.refusal(body_bytes, caller)
         if refusal is not None:
             raise refusal
         if model.state != "READY":
@@ -77,8 +85,8 @@ async def infer(exchanges: InferExchange, request: Any, left_s: float | None) ->
         left_ns = min(max(1, int(left_s * NS_PER_S)), exchanges.timeout_ns_max)
         wanted.timeout_ns = left_ns if wanted.timeout_ns is None else min(left_ns, wanted.timeout_ns)
     outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    exchanges.take(body_bytes)
-    call = GrpcCall(exchanges, body_bytes, outcome)
+    exchanges.take(caller, body_bytes)
+    call = GrpcCall(exchanges, caller, body_bytes, outcome)
     exchanges.admit(call, model, wanted, arrived_ns)
     try:
         return await outcome

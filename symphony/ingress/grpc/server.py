@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
+from symphony.ingress.app import ALL_SCOPES
 from symphony.ingress.exchange import InferExchange
+from symphony.ingress.grpc.gate import Gate
 from symphony.ingress.grpc.servicer import ErrorsAreOurs, Servicer
 
 _REPLY_BYTES_MAX = (1 << 31) - 1
@@ -43,14 +46,22 @@ class GrpcServer:
         self.port = port
 
     @classmethod
-    async def open(cls, exchanges: InferExchange, host: str, port: int, limits: GrpcLimits | None = None) -> GrpcServer:
+    async def open(
+        cls,
+        exchanges: InferExchange,
+        host: str,
+        port: int,
+        limits: GrpcLimits | None = None,
+        scopes: Collection[str | None] = ALL_SCOPES,
+    ) -> GrpcServer:
         """Listen (port 0: on a free one); raise OSError when that is not possible.
 
         A message has at most `body_bytes_max` of the ingress, and at most its `in_flight_max` calls are under way.
+        `scopes`: which methods it has, of the scopes of keys, and None for those that need no key.
         """
         limits = GrpcLimits() if limits is None else limits
         server = grpc.aio.server(
-            interceptors=(ErrorsAreOurs(),),
+            interceptors=(ErrorsAreOurs(), Gate(exchanges, scopes)),
             options=(
                 ("grpc.max_receive_message_length", exchanges.limits.body_bytes_max),
                 ("grpc.max_send_message_length", _REPLY_BYTES_MAX),

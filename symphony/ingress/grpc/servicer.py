@@ -15,25 +15,15 @@ from tritonclient.grpc import service_pb2_grpc
 from symphony.errors import Reason, SymphonyError
 from symphony.ingress.exchange import InferExchange
 from symphony.ingress.grpc.call import infer
+from symphony.ingress.grpc.errors import abort
+from symphony.ingress.grpc.gate import Asker, asker_of
 from symphony.ingress.grpc.messages import asks_for_final_response
 from symphony.ingress.metadata import index_entry, model_config, model_metadata, server_metadata
-from symphony.ingress.replies import RETRY_AFTER_S, internal_error
+from symphony.ingress.replies import internal_error
 from symphony.ingress.service import READY, ServedModel, versions_of
 from symphony.metrics import triton_statistics
 
 _log = logging.getLogger(__name__)
-
-_CODES = {
-    Reason.BAD_INPUT: grpc.StatusCode.INVALID_ARGUMENT,
-    Reason.UNKNOWN_MODEL: grpc.StatusCode.NOT_FOUND,
-    Reason.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Reason.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Reason.CANCELLED: grpc.StatusCode.CANCELLED,
-    Reason.WORKER_FAILED: grpc.StatusCode.INTERNAL,
-    Reason.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Reason.EXPIRED: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
-"""Those that are not here are UNAVAILABLE: trying again later may help."""
 
 
 class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -50,9 +40,11 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
         """Answer one request; the call's own deadline counts as its timeout."""
-        outcome = await infer(self._exchanges, request, context.time_remaining())
+        outcome = await infer(
+            self._exchanges, request, asker_of(self._exchanges.callers, context), context.time_remaining()
+        )
         if isinstance(outcome, SymphonyError):
-            await _abort(context, outcome)
+            await abort(context, outcome)
         return outcome
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
@@ -66,10 +58,11 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
                 f"{self._stream_count} streams are open, allowed are {self._stream_count_max} (stream_count_max); "
                 "close some, or try again later",
             )
-            await _abort(context, error)
+            await abort(context, error)
         self._stream_count += 1
+        asker = asker_of(self._exchanges.callers, context)
         answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(self._stream_requests_max)
-        reader = asyncio.create_task(self._read_stream(requests, answers))
+        reader = asyncio.create_task(self._read_stream(requests, asker, answers))
         try:
             while (answer := await answers.get()) is not None:
                 try:
@@ -84,11 +77,11 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
                 if waiting is not None:
                     waiting.cancel()
 
-    async def _read_stream(self, requests: AsyncIterator[Any], answers: asyncio.Queue[Any]) -> None:
+    async def _read_stream(self, requests: AsyncIterator[Any], asker: Asker, answers: asyncio.Queue[Any]) -> None:
         task: asyncio.Task[Any] | None = None
         try:
             async for request in requests:
-                task = asyncio.create_task(self._stream_one(request))
+                task = asyncio.create_task(self._stream_one(request, asker))
                 await answers.put(task)
                 task = None
         finally:
@@ -97,9 +90,9 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
             if not asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 await answers.put(None)
 
-    async def _stream_one(self, request: Any) -> Any:
+    async def _stream_one(self, request: Any, asker: Asker) -> Any:
         # A deadline of the stream is of all its requests together; each has its own timeout or the SLO.
-        outcome = await infer(self._exchanges, request, None)
+        outcome = await infer(self._exchanges, request, asker, None)
         if isinstance(outcome, SymphonyError):
             return pb.ModelStreamInferResponse(
                 error_message=outcome.message, infer_response=pb.ModelInferResponse(id=request.id)
@@ -167,7 +160,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
                 )
             await self._service.load(name)
         except SymphonyError as error:
-            await _abort(context, error)
+            await abort(context, error)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -175,25 +168,16 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         try:
             await self._service.unload(request.model_name)
         except SymphonyError as error:
-            await _abort(context, error)
+            await abort(context, error)
         return pb.RepositoryModelUnloadResponse()
 
     async def _find(self, request: Any, context: Any) -> ServedModel:
         try:
             return self._service.find(request.name, request.version or None)
         except SymphonyError as error:
-            await _abort(context, error)
+            caller = self._exchanges.callers.identify(*asker_of(self._exchanges.callers, context))
+            await abort(context, self._exchanges.seen_by(caller, error, request.name, request.version or None))
             raise
-
-
-async def _abort(context: Any, error: SymphonyError) -> None:
-    """End the call with the error's code, text and token; raises."""
-    code = _CODES.get(error.reason, grpc.StatusCode.UNAVAILABLE)
-    trailers = [("symphony-reason", error.reason.token)]
-    if error.reason.http_status in (429, 503):
-        wait_s = RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
-        trailers.append(("retry-after-ms", str(max(1, round(wait_s * 1000)))))
-    await context.abort(code, error.message, tuple(trailers))
 
 
 class ErrorsAreOurs(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -213,6 +197,6 @@ class ErrorsAreOurs(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 raise
             except Exception:
                 _log.exception("cannot answer %s", details.method)
-                await _abort(context, internal_error())
+                await abort(context, internal_error())
 
         return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
