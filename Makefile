@@ -17,7 +17,7 @@ SOURCES := $(shell find symphony csrc -name '*.pyx' -o -name '*.pxd' -o -name '*
 WEIGHTS := $(addprefix examples/models/,digits/model.safetensors digits_export/model.pt2 digits_png/model.pt2)
 TREE = $$(git ls-files --cached --others --exclude-standard) $(WEIGHTS)
 
-.PHONY: help serve demo test test-fast lint format debug sanitize bench-smoke paper wheel clean
+.PHONY: help serve demo test test-fast lint format debug sanitize bench-smoke paper perf-analyzer kserve wheel clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,11 +36,11 @@ test-fast: .stamp/built $(WEIGHTS)  ## run the tests that need no sockets and no
 
 lint: .stamp/built  ## check style, types and C++ layout
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	find csrc tests -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+	find csrc examples tests -name '*.h' -o -name '*.hpp' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
 
 format: .stamp/built  ## rewrite the files in the style that lint asks for
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
-	find csrc tests -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+	find csrc examples tests -name '*.h' -o -name '*.hpp' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
 
 debug: .stamp/built $(WEIGHTS)  ## run the fast tests on a build with bounds checks and balance counters
 	$(call in_tree,debug,,-m "not sockets and not slow")
@@ -54,6 +54,13 @@ bench-smoke: .stamp/built  ## run every benchmark for a moment, to see that it w
 
 paper: .stamp/built  ## redo the paper's figures by simulation into bench/results/paper (an hour or so)
 	$(BIN)/python bench/paper.py
+
+perf-analyzer: .stamp/built  ## run Triton's perf_analyzer against a node (fetched into build/ once)
+	$(BIN)/python bench/perf_analyzer.py
+
+kserve: .stamp/built  ## run KServe's client against a node (installed into an environment of its own, 450 MB, once)
+	test -x build/kserve/bin/python || { $(PYTHON) -m venv build/kserve && build/kserve/bin/pip install --quiet "kserve==0.21.0"; }
+	$(BIN)/python -m pytest tests/foreign/test_kserve.py
 
 wheel: .stamp/built  ## build the source archive and the wheel into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist .

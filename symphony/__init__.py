@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from symphony.client import AsyncClient, Client, InferResult, TransportError
+    from symphony.client import Ask, AsyncClient, Client, InferResult, TransportError
     from symphony.errors import Reason, SymphonyError
 
-__all__ = ["AsyncClient", "Client", "InferResult", "Reason", "SymphonyError", "TransportError"]
+__all__ = ["Ask", "AsyncClient", "Client", "InferResult", "Reason", "SymphonyError", "TransportError"]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,9 @@ CONFIG_BYTES_MAX = 1 << 20
 @click.option("--devices", help='Where models run: "cpu", "2xcpu", "cuda:0,cuda:1", "4xemulated". Default: cpu.')
 @click.option("--host", help="Address to listen on. Default: 127.0.0.1.")
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one. Default: 8000.")
+@click.option(
+    "--grpc-port", type=int, help="Port for gRPC (needs the extra grpc; no TLS); 0: a free one. Default: none."
+)
 @click.option("--policy", type=click.Choice(["deferred", "eager", "timeout"]), help="Scheduling policy.")
 @click.option("--poll-s", type=float, help="Look for changes in the repository this often. Default: 0, never.")
 @click.option(

@@ -2,7 +2,7 @@
 
 from symphony.client.aio import AsyncClient
 from symphony.client.blocking import Client
-from symphony.client.calls import InferResult
+from symphony.client.calls import Ask, InferResult
 from symphony.client.http import TransportError
 
-__all__ = ["AsyncClient", "Client", "InferResult", "TransportError"]
+__all__ = ["Ask", "AsyncClient", "Client", "InferResult", "TransportError"]

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from symphony.client.calls import Calls, InferResult, load_path, model_path
+from symphony.client.calls import Ask, Calls, InferResult, load_path, model_path
 from symphony.client.connection import ConnectionPool, HttpConnection
 from symphony.client.http import Address, Response, TransportError
 from symphony.errors import SymphonyError
@@ -72,6 +72,22 @@ class AsyncClient:
             model, inputs, version, timeout_ms, priority, outputs, request_id, parameters, headers, bf16_names
         )
         return self._calls.read_infer(await self._exchange(data))
+
+    async def infer_many(
+        self,
+        model: str,
+        asks: Sequence[Ask],
+        *,
+        version: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[InferResult | SymphonyError]:
+        """Run many requests in one body; return their answers in order: the outputs, or why there are none.
+
+        Each has a deadline of its own and is scheduled for itself; the answers come once all are there. Raises as
+        `infer` does where the call as a whole fails, ValueError for none or more than 256 requests.
+        """
+        data = self._calls.infer_many(model, asks, version, headers)
+        return self._calls.read_infer_many(await self._exchange(data), len(asks))
 
     async def is_live(self) -> bool:
         """Return whether the node answers that it lives; raise TransportError when it cannot be reached."""

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from symphony.client.calls import Calls, InferResult, load_path, model_path
+from symphony.client.calls import Ask, Calls, InferResult, load_path, model_path
 from symphony.client.connection import IDLE_S
 from symphony.client.http import Address, Response, ResponseReader, TransportError, cannot_connect
 from symphony.errors import SymphonyError
@@ -131,6 +131,18 @@ class Client:
             model, inputs, version, timeout_ms, priority, outputs, request_id, parameters, headers, bf16_names
         )
         return self._calls.read_infer(self._exchange(data))
+
+    def infer_many(
+        self,
+        model: str,
+        asks: Sequence[Ask],
+        *,
+        version: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[InferResult | SymphonyError]:
+        """Run many requests in one body; see `AsyncClient.infer_many`."""
+        data = self._calls.infer_many(model, asks, version, headers)
+        return self._calls.read_infer_many(self._exchange(data), len(asks))
 
     def is_live(self) -> bool:
         """Return whether the node answers that it lives; raise TransportError when it cannot be reached."""

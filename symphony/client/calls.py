@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -13,16 +14,24 @@ from symphony.client.http import Address, Response, TransportError, join, write_
 from symphony.errors import SymphonyError
 from symphony.units import ms_to_ns
 from symphony.wire import (
+    DEFAULT_LIMITS,
     FRAMED,
     JSON,
     MSGPACK,
+    Encoded,
+    Failure,
     Form,
     InferRequest,
     InferResponse,
     decode_error,
     decode_response,
+    decode_responses,
     encode_request,
+    encode_requests,
 )
+from symphony.wire.messages import Buffer
+
+_Decoded = TypeVar("_Decoded")
 
 FORMS: dict[str, Form] = {"framed": FRAMED, "msgpack": MSGPACK, "json": JSON}
 PRIORITY_MAX = 8
@@ -63,6 +72,19 @@ class InferResult(Mapping[str, np.ndarray[Any, Any]]):
         return f"InferResult({self.model} version {self.version}; {shapes})"
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One of many requests for a model; what is left out is as in `AsyncClient.infer`."""
+
+    inputs: Mapping[str, Any]
+    timeout_ms: float | None = None
+    priority: int | None = None
+    outputs: Sequence[str] | None = None
+    request_id: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    bf16_names: Collection[str] = ()
+
+
 class Calls:
     """Make the bytes of calls to one server in one form, and read what comes back."""
 
@@ -88,6 +110,21 @@ class Calls:
         bf16_names: Collection[str] = (),
     ) -> bytes:
         """Return a whole infer request; raise ValueError or TypeError for arguments that cannot be sent."""
+        ask = Ask(inputs, timeout_ms, priority, outputs, request_id, parameters, bf16_names)
+        return self._infer_call(model, version, headers, encode_request(self._request(ask)))
+
+    def infer_many(
+        self, model: str, asks: Sequence[Ask], version: str | None, headers: Mapping[str, str] | None
+    ) -> bytes:
+        """Return a whole call of many requests; raise ValueError or TypeError for arguments that cannot be sent."""
+        if not 1 <= len(asks) <= DEFAULT_LIMITS.request_count_max:
+            raise ValueError(
+                f"{len(asks)} requests: a call takes 1 to {DEFAULT_LIMITS.request_count_max}; send the rest in another"
+            )
+        return self._infer_call(model, version, headers, encode_requests([self._request(ask) for ask in asks]))
+
+    def _request(self, ask: Ask) -> InferRequest:
+        timeout_ms, priority = ask.timeout_ms, ask.priority
         if timeout_ms is not None and not 0 < timeout_ms <= TIMEOUT_MS_MAX:
             raise ValueError(
                 f"timeout_ms is {timeout_ms}: it must be above 0 and at most {TIMEOUT_MS_MAX:g}; "
@@ -96,18 +133,22 @@ class Calls:
         if priority is not None and not 1 <= priority <= PRIORITY_MAX:
             raise ValueError(f"priority is {priority}: it must be from 1 (highest) to {PRIORITY_MAX}")
         request = InferRequest(
-            inputs={name: as_tensor(value, name) for name, value in inputs.items()},
-            id=request_id,
-            output_names=None if outputs is None else tuple(outputs),
+            inputs={name: as_tensor(value, name) for name, value in ask.inputs.items()},
+            id=ask.request_id,
+            output_names=None if ask.outputs is None else tuple(ask.outputs),
             timeout_ns=None if timeout_ms is None else max(_NS_PER_US, ms_to_ns(timeout_ms)),
             priority=priority or 0,
             form=self._form,
         )
-        if bf16_names:
-            request.bf16_names = frozenset(bf16_names)
-        if parameters:
-            request.parameters = dict(parameters)
-        encoded = encode_request(request)
+        if ask.bf16_names:
+            request.bf16_names = frozenset(ask.bf16_names)
+        if ask.parameters:
+            request.parameters = dict(ask.parameters)
+        return request
+
+    def _infer_call(
+        self, model: str, version: str | None, headers: Mapping[str, str] | None, encoded: Encoded
+    ) -> bytes:
         size = sum(memoryview(part).nbytes for part in encoded.parts)
         head = write_head(
             "POST",
@@ -127,16 +168,27 @@ class Calls:
 
     def read_infer(self, response: Response) -> InferResult:
         """Return the answer to an infer call; raise the SymphonyError it carries."""
+        return InferResult(self._decoded(response, decode_response), response.headers)
+
+    def read_infer_many(self, response: Response, count: int) -> list[InferResult | SymphonyError]:
+        """Return the answers to `count` requests; raise the SymphonyError that all share."""
+        answers = self._decoded(response, decode_responses)
+        if len(answers) != count:
+            raise self._unreadable(ValueError(f"{len(answers)} answers came to {count} requests"))
+        return [
+            answer.error if isinstance(answer, Failure) else InferResult(answer, response.headers) for answer in answers
+        ]
+
+    def _decoded(self, response: Response, decode: Callable[[Buffer, str, int | None], _Decoded]) -> _Decoded:
         headers = response.headers
         content_type = headers.get("content-type", "")
         if response.status != 200:
             raise decode_error(response.status, response.body, content_type, headers.get("retry-after"))
         length = headers.get("inference-header-content-length")
         try:
-            decoded = decode_response(response.body, content_type, int(length) if length else None)
+            return decode(response.body, content_type, int(length) if length else None)
         except (SymphonyError, ValueError) as error:
             raise self._unreadable(error) from error
-        return InferResult(decoded, headers)
 
     def read_other(self, response: Response) -> Any:
         """Return the JSON of an answer (None when empty); raise the SymphonyError it carries."""

@@ -12,9 +12,11 @@ from symphony.config.devices import DeviceSpec
 class NodeConfig:
     """Settings of one node; units are in the names, limits in node_document.py.
 
-    `cpu_thread_count` 0 shares out all cores but one. `control_us`: from a decision to the earliest start of its batch.
-    `lead_us`: how long before a GPU is predicted free its next batch is decided. `window_us`: least width of a
-    schedulable window (timers are late). `poll_s`: how often the repository is looked at for changes; 0: never.
+    `grpc_port`: where gRPC is served, too, without TLS; None: nowhere. `cpu_thread_count` 0 shares out all cores but
+    one.
+    `control_us`: from a decision to the earliest start of its batch. `lead_us`: how long before a GPU is predicted free
+    its next batch is decided. `window_us`: least width of a schedulable window (timers are late). `poll_s`: how often
+    the repository is looked at for changes; 0: never.
     `reply_margin_ms`: least time kept free between a batch's end and its deadlines. `timeout_delay_ms` and
     `timeout_batch_size` (0: the model's largest) serve the policy "timeout". `device_memory_mb`: what models may take
     of each GPU's memory; where they need more, those asked for are there and the others on the host. 0: all are there.
@@ -29,6 +31,7 @@ class NodeConfig:
 
     host: str = "127.0.0.1"
     port: int = 8000
+    grpc_port: int | None = None
     repository: Path = Path("models")
     devices: tuple[DeviceSpec, ...] = (DeviceSpec("cpu", 0),)
     policy: str = "deferred"

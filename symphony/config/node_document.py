@@ -23,6 +23,7 @@ class NodeDocument(Document):
 
     host: str = Field(default=_DEFAULT.host, min_length=1, max_length=255)
     port: int = Field(default=_DEFAULT.port, ge=0, le=65_535)
+    grpc_port: int | None = Field(default=_DEFAULT.grpc_port, ge=0, le=65_535)
     repository: str = Field(default=str(_DEFAULT.repository), min_length=1, max_length=4096)
     devices: str = "cpu"
     policy: Literal["deferred", "eager", "timeout"] = "deferred"

@@ -18,18 +18,21 @@ class PendingRequest:
 
     `inputs` maps a tensor's name to an array of one request's shape (no batch dimension; `BYTES` is an object array of
     bytes). Times are integer nanoseconds of the monotonic clock. `on_done(self)` is called exactly once, on the
-    asyncio thread, with either `outputs` or `error` set; never after a cancellation. `is_queued`: the scheduling loop
-    knows it; before that it may be preprocessed, afterwards postprocessed. `length`: its own, before it was padded,
-    where its model lets that vary.
+    asyncio thread, with either `outputs` or `error` set; never after a cancellation. `copying_ns`: how
+    long its batch's inputs and outputs were copied; `infer_ns`: what its batch took between. `is_queued`: the
+    scheduling loop knows it; before that it may be preprocessed, afterwards postprocessed. `length`: its own, before it
+    was padded, where its model lets that vary.
     """
 
     __slots__ = (
         "arrived_ns",
         "batch_size",
+        "copying_ns",
         "deadline_ns",
         "error",
         "finished_ns",
         "id",
+        "infer_ns",
         "inputs",
         "is_queued",
         "length",
@@ -61,5 +64,7 @@ class PendingRequest:
         self.outputs: Mapping[str, np.ndarray[Any, Any]] | None = None
         self.error: SymphonyError | None = None
         self.batch_size = 0
+        self.copying_ns = (0, 0)
+        self.infer_ns = 0
         self.started_ns = 0
         self.finished_ns = 0

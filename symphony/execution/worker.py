@@ -90,6 +90,11 @@ class Batch:
     """Which part of a batch this is that was run again in parts."""
     size_limit: int = 0
     """A larger batch did not fit the device's memory; 0: nothing is known."""
+    input_ns: int = 0
+    output_ns: int = 0
+    """How long copying inputs to the device and outputs back took."""
+    infer_ns: int | None = None
+    """What lies between the copies, None: as long as from `started_ns` to `finished_ns`."""
 
 
 @dataclass(slots=True)
@@ -322,9 +327,14 @@ class Worker:
         if fault in (Fault.BATCH, Fault.MEMORY):
             parts = self._run_again(running, parts[0])
         finished_ns = time.monotonic_ns()
+        input_ns, output_ns, infer_ns = 0, 0, None
         if outputs is not None and running.flight is not None:
             # On the device it ended before its outputs were copied back and this thread woke up.
-            finished_ns = min(finished_ns, started_ns + running.flight.timing.duration_ns)
+            timing = running.flight.timing
+            finished_ns = min(finished_ns, started_ns + timing.duration_ns)
+            input_ns, output_ns = timing.input_ns, timing.output_ns
+            if self.device.is_synchronous:  # there the copies are part of the duration
+                infer_ns = finished_ns - started_ns - input_ns - output_ns
         with self._lock:
             if self._is_abandoned:
                 return
@@ -355,6 +365,9 @@ class Worker:
                     bad_rows,
                     place,
                     limit,
+                    input_ns,
+                    output_ns,
+                    infer_ns,
                 )
             )
 

@@ -114,6 +114,12 @@ class Admission:
             if name not in known:
                 self._refuse(f"no output {_quoted(name)}; outputs: {', '.join(map(_quoted, known))}")
 
+    def check_class_counts(self, class_counts: Mapping[str, int]) -> None:
+        """Raise SymphonyError `bad_input` unless each of these outputs of the model holds numbers to rank."""
+        for spec in self.config.outputs:
+            if spec.name in class_counts and spec.datatype in ("BOOL", "BYTES"):
+                self._refuse(f"output {_quoted(spec.name)} is {spec.datatype}, whose elements are no scores to rank")
+
     def _check(self, inputs: Inputs, bf16_names: frozenset[str]) -> int:
         """Return n of the leading batch dimension, 0 when there is none; raise on any mismatch."""
         for name in inputs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,10 @@ _REST_FACTOR: Final = 4.0
 lower priority would not do: the event loop would wait for a thread that holds the interpreter and is not run.
 """
 _inflating = ThreadPoolExecutor(1, "inflate")
+_DEFLATE_ALONE_BYTES_MAX: Final = 4 * 1024
+"""Replies up to this size are compressed on the asyncio thread, larger ones in another."""
+_CODINGS: Final = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
+_REFUSED: Final = re.compile(r"(?:^|;)\s*q\s*=\s*0(?:\.0*)?\s*(?:;|$)", re.IGNORECASE)
 _WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
@@ -120,6 +125,36 @@ def _inflate(body: bytes | bytearray, encoding: str, bytes_max: int) -> bytearra
             Reason.BAD_INPUT, f"the {encoding} body has {len(inflator.unused_data)} bytes after its end; leave them out"
         )
     return plain
+
+
+def reply_coding(accept_encoding: str) -> str | None:
+    """Return "gzip" or "deflate" when `Accept-Encoding` names that one alone, None otherwise.
+
+    Libraries name all that they can read with every request; compressing for those would cost time that nobody asked
+    for. Who wants it says so.
+    """
+    wanted = None
+    for item in accept_encoding.split(","):
+        coding, _, parameters = item.partition(";")
+        coding = coding.strip().lower()
+        if coding in ("", "identity"):
+            continue
+        if coding not in _CODINGS or wanted is not None or _REFUSED.search(parameters):
+            return None
+        wanted = _CODINGS[coding]
+    return wanted
+
+
+async def deflate(body: bytes, coding: str) -> bytes:
+    """Return the body in a coding of `reply_coding`: at zlib's fastest level, in another thread unless it is small."""
+    if len(body) <= _DEFLATE_ALONE_BYTES_MAX:
+        return _deflate(body, coding)
+    return await asyncio.to_thread(_deflate, body, coding)
+
+
+def _deflate(body: bytes, coding: str) -> bytes:
+    deflator = zlib.compressobj(level=1, wbits=_WINDOW_BITS[coding])
+    return deflator.compress(body) + deflator.flush()
 
 
 def too_large(size: int, bytes_max: int) -> SymphonyError:

@@ -11,20 +11,32 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
 
-import numpy as np
-
-from symphony.driver.requests import PendingRequest
 from symphony.errors import Reason, SymphonyError
-from symphony.ingress.admission import Admission, Inputs
+from symphony.ingress.admission import Admission
+from symphony.ingress.call import Call
 from symphony.ingress.callers import NOBODY, Caller, Callers, Headers
 from symphony.ingress.connections import Connections
 from symphony.ingress.limits import IngressLimits
+from symphony.ingress.many import Many
 from symphony.ingress.replies import EncodedReply, error_reply, internal_error, wants_msgpack
 from symphony.ingress.service import ServedModel, Service, not_ready, unknown_model
 from symphony.units import ms_to_ns
-from symphony.wire import DEFAULT_LIMITS, InferRequest, InferResponse, WireLimits, decode_request, encode_response
+from symphony.wire import (
+    DEFAULT_LIMITS,
+    Failure,
+    Form,
+    FormKind,
+    InferRequest,
+    InferRequests,
+    InferResponse,
+    WireLimits,
+    decode_call,
+    encode_response,
+    encode_responses,
+    replied_in,
+    reply_kind,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -36,28 +48,10 @@ OTHERS_PART = 8
 OnReply = Callable[[EncodedReply], None]
 
 
-class Exchange:
-    """One infer call under way: one request, or n that share a deadline and are answered together.
+class Exchange(Call):
+    """One call over HTTP: of one request, or of many in a body, each then a call of its own (`Part`)."""
 
-    Requests point at their exchange and it at them; it lets go of them as soon as it is done, so that bodies are freed
-    at once and not at the next garbage collection.
-    """
-
-    __slots__ = (
-        "_body_bytes",
-        "_caller",
-        "_infer",
-        "_is_group",
-        "_is_msgpack",
-        "_model",
-        "_on_reply",
-        "_owner",
-        "_request_id",
-        "_requests",
-        "_submitted",
-        "_waiting",
-        "is_done",
-    )
+    __slots__ = ("_body_bytes", "_is_msgpack", "_many", "_on_reply", "_owner", "_request_id")
 
     def __init__(
         self,
@@ -68,132 +62,55 @@ class Exchange:
         request_id: str | None,
         on_reply: OnReply,
     ) -> None:
+        super().__init__(owner.service, caller)
         self._owner = owner
-        self._caller = caller
         self._body_bytes = body_bytes
         self._is_msgpack = is_msgpack
         self._request_id = request_id
         self._on_reply: OnReply | None = on_reply
-        self._model: ServedModel | None = None
-        self._infer: InferRequest | None = None
-        self._is_group = False
-        self._requests: Sequence[PendingRequest] = ()
-        self._submitted = 0
-        self._waiting = 0
-        self.is_done = False
+        self._many: Many | None = None
 
-    def cancel(self) -> None:
-        """Give up because the client is gone: its requests are cancelled and nothing is answered.
-
-        Does nothing once answered.
-        """
-        if not self.is_done:
-            self._end()
-
-    def submit(
-        self,
-        model: ServedModel,
-        infer: InferRequest,
-        rows: list[Inputs],
-        is_group: bool,
-        arrived_ns: int,
-        deadline_ns: int,
-        priority: int,
-    ) -> None:
-        """Hand the admitted rows to the service. For `InferExchange` only."""
-        self._model = model
-        self._infer = infer
-        self._is_group = is_group
-        self._waiting = len(rows)
-        index = model.index
-        self._caller.charge(len(rows) - 1)
-        priority = model.enter(self._caller, len(rows), priority)
-        on_done = self._request_done
-        requests = [PendingRequest(index, row, arrived_ns, deadline_ns, priority, on_done) for row in rows]
-        self._requests = requests
-        service = self._owner.service
-        for request in requests:
-            try:
-                service.submit(request)
-            except SymphonyError as error:
-                model.stats.request_rejected(error.reason, len(requests) - self._submitted)
-                self.fail(error)
-                return
-            if self.is_done:
-                # Answered from inside submit: by this request, or by an earlier one that failed meanwhile.
-                if not _is_ended(request):
-                    service.cancel(request)
-                return
-            self._submitted += 1
-
-    def fail(self, error: SymphonyError) -> None:
-        """Reply with the error, and cancel what is still under way. Does nothing once answered."""
-        if self.is_done:
-            return
-        if not error.model and self._model is not None:
-            error.model = self._model.config.name
-        self._reply(error_reply(error, self._is_msgpack))
-
-    def _request_done(self, request: PendingRequest) -> None:
-        if self.is_done:
-            return
-        if request.error is not None:
-            self.fail(request.error)
-            return
-        self._waiting -= 1
-        if self._waiting == 0:
-            self._answer()
-
-    def _answer(self) -> None:
-        model, infer = self._model, self._infer
-        assert model is not None and infer is not None
-        try:
-            outputs = self._outputs(infer.output_names)
-            config = model.config
-            bf16_names = self._owner.admission(model).bf16_output_names
-            response = InferResponse(config.name, config.version, outputs, infer.id, bf16_names)
-            parts, content_type, extra = encode_response(response, infer.form)
-        except SymphonyError as error:
-            # The outputs cannot be said in the form asked for, such as bytes that are not text in JSON.
-            self.fail(error)
-            return
-        except Exception:
-            _log.exception('model "%s": cannot encode the outputs', model.config.name)
-            self.fail(internal_error())
-            return
+    def answered(self, response: InferResponse, infer: InferRequest) -> None:
+        """Reply with the outputs."""
+        parts, content_type, extra = encode_response(response, infer.form)
         self._reply(EncodedReply(200, content_type, list(extra.items()), parts))
 
-    def _outputs(self, names: tuple[str, ...] | None) -> dict[str, np.ndarray[Any, Any]]:
-        """Return the outputs asked for (all when None), those of a group behind a leading batch dimension."""
-        first = self._requests[0].outputs
-        assert first is not None
-        if names is None:
-            names = tuple(first)
-        if not self._is_group:
-            return {name: first[name] for name in names}
-        rows = [request.outputs for request in self._requests if request.outputs is not None]
-        return {name: np.stack([row[name] for row in rows]) for name in names}
+    def failed(self, error: SymphonyError) -> None:
+        """Reply with the error."""
+        self._reply(error_reply(error, self._is_msgpack))
+
+    def start_many(self, many: Many) -> None:
+        """Wait for the answers to many requests. For `InferExchange` only."""
+        self._many = many
+
+    def many_answered(self, answers: Sequence[InferResponse | Failure], forms: Sequence[Form], kind: FormKind) -> None:
+        """Reply with the answers to many requests."""
+        try:
+            encoded = encode_responses(answers, forms, kind)
+        except SymphonyError as error:
+            self.fail(error)
+        except Exception:
+            _log.exception("cannot encode the answers to %d requests", len(answers))
+            self.fail(internal_error())
+        else:
+            self._reply(EncodedReply(200, encoded.content_type, list(encoded.headers.items()), encoded.parts))
+
+    def end(self) -> None:
+        """Let go of everything, and cancel what is still under way."""
+        self._on_reply = None
+        self._owner.release(self._caller, self._body_bytes)
+        many, self._many = self._many, None
+        Call.end(self)  # cheaper than super(), once for each call
+        if many is not None:
+            many.cancel()
 
     def _reply(self, reply: EncodedReply) -> None:
         on_reply = self._on_reply
         assert on_reply is not None
-        self._end()
+        self.end()
         if self._request_id is not None:
             reply.headers.append(("X-Request-Id", self._request_id))
         on_reply(reply)
-
-    def _end(self) -> None:
-        self.is_done = True
-        self._on_reply = None
-        self._infer = None
-        self._owner.release(self._caller, self._body_bytes)
-        requests, self._requests = self._requests, ()
-        if requests:
-            assert self._model is not None
-            self._model.leave(self._caller, len(requests))
-        for request in requests[: self._submitted]:
-            if not _is_ended(request):
-                self._owner.service.cancel(request)
 
 
 class InferExchange:
@@ -216,8 +133,9 @@ class InferExchange:
         self.body_bytes = 0
         """Bytes of bodies held: being read (see `reserve`) or in flight."""
         self._wire_limits = wire_limits
-        self._timeout_ns_max = ms_to_ns(limits.timeout_ms_max)
-        self._clock_ns = clock_ns
+        self.timeout_ns_max = ms_to_ns(limits.timeout_ms_max)
+        self.now_ns = clock_ns
+        """The clock of arrivals: monotonic nanoseconds."""
         self._admissions: dict[int, Admission] = {}
 
     def check_call(self, headers: Headers, peer: Caller | None, scope: str, model_name: str | None = None) -> Caller:
@@ -308,8 +226,15 @@ class InferExchange:
         self.body_bytes += body_bytes
         caller.body_bytes += body_bytes
 
+    def take(self, caller: Caller, body_bytes: int) -> None:
+        """Count a call as in flight, with a body of so many bytes, until `release`."""
+        self.in_flight += 1
+        self.body_bytes += body_bytes
+        caller.in_flight += 1
+        caller.body_bytes += body_bytes
+
     def release(self, caller: Caller, body_bytes: int) -> None:
-        """Count an exchange as over. For `Exchange` only."""
+        """Count a call as over. For calls only."""
         self.in_flight -= 1
         self.body_bytes -= body_bytes
         caller.in_flight -= 1
@@ -331,7 +256,7 @@ class InferExchange:
         means any. `is_let_in`: `refusal_unread` was asked already. `caller`: what `check_call` returned; None for a
         transport that did not ask: it is asked here. Never raises, whatever a client sent.
         """
-        arrived_ns = self._clock_ns()
+        arrived_ns = self.now_ns()
         content_type = headers.get("content-type") or ""
         request_id = headers.get("x-request-id")
         if request_id is not None and not self._is_echoed(request_id):
@@ -343,13 +268,10 @@ class InferExchange:
                 caller = self.check_call(headers, None, "infer", model_name)
             except SymphonyError as error:
                 caller, fault = NOBODY, error
-        refusal = self.refusal(body_bytes, caller)
         is_msgpack = wants_msgpack(content_type, headers.get("accept") or "")
         exchange = Exchange(self, caller, body_bytes, is_msgpack, request_id, on_reply)
-        self.in_flight += 1
-        self.body_bytes += body_bytes
-        caller.in_flight += 1
-        caller.body_bytes += body_bytes
+        refusal = self.refusal(body_bytes, caller)
+        self.take(caller, body_bytes)
         model = None
         try:
             if fault is not None:
@@ -365,27 +287,35 @@ class InferExchange:
                 model.stats.request_rejected(overload.reason)
                 exchange.fail(overload)
                 return exchange
-            admission = self.admission(model)
-            infer = decode_request(body, content_type, _header_length(headers), self._wire_limits)
-            rows, is_group = admission.rows(infer.inputs, infer.bf16_names)
-            if infer.output_names is not None:
-                admission.check_output_names(infer.output_names)
-            deadline_ns = admission.deadline_ns(
-                arrived_ns,
-                infer.timeout_ns,
-                headers.get("x-request-timeout-ms"),
-                headers.get("symphony-slo-ms"),
-                self._timeout_ns_max,
-            )
-            priority = admission.priority(infer.priority)
-            exchange.submit(model, infer, rows, is_group, arrived_ns, deadline_ns, priority)
+            call = decode_call(body, content_type, _header_length(headers), self._wire_limits)
+            timeout_ms, slo_ms = headers.get("x-request-timeout-ms"), headers.get("symphony-slo-ms")
+            accept = headers.get("accept")
+            if isinstance(call, InferRequests):
+                # The first of them was let in with the call; each of the others is asked for by itself.
+                is_asked_for = True
+                kind = reply_kind(accept, call.kind) if accept else call.kind
+                caller.charge(len(call.requests) - 1)
+                many = Many(exchange, self.service, caller, model, call.requests, kind)
+                exchange.start_many(many)
+                for part, infer in many.calls():
+                    overload = None if is_asked_for else model.refusal(caller)
+                    is_asked_for = False
+                    if overload is not None:
+                        model.stats.request_rejected(overload.reason)
+                        part.fail(overload)
+                        continue
+                    infer.form = replied_in(infer.form, kind)
+                    self.admit(part, model, infer, arrived_ns, timeout_ms, slo_ms)
+                return exchange
+            if accept and accept != "*/*":
+                call.form = replied_in(call.form, reply_kind(accept, call.form.kind))
+            self.admit(exchange, model, call, arrived_ns, timeout_ms, slo_ms)
         except SymphonyError as error:
             if model is None:
                 self.service.stats.request_refused(error.reason)
             else:
                 model.stats.request_rejected(error.reason)
-            if error.reason is Reason.UNKNOWN_MODEL and caller.key is not None:
-                error = self.unknown_to(caller, model_name, version)
+            error = self.seen_by(caller, error, model_name, version)
             error.model = error.model or model_name
             exchange.fail(error)
         except Exception:
@@ -393,13 +323,46 @@ class InferExchange:
             exchange.fail(internal_error())
         return exchange
 
-    def unknown_to(self, caller: Caller, model_name: str, version: str | None) -> SymphonyError:
-        """Return the error for a model that is not served; it names no model that the caller may not use."""
+    def admit(
+        self,
+        call: Call,
+        model: ServedModel,
+        infer: InferRequest,
+        arrived_ns: int,
+        timeout_ms: str | None = None,
+        slo_ms: str | None = None,
+    ) -> None:
+        """Check a decoded request against the model and submit it; whatever is wrong becomes the call's answer.
+
+        `timeout_ms`, `slo_ms`: what the transport says about time, beside the request itself.
+        """
+        try:
+            admission = self.admission(model)
+            rows, is_group = admission.rows(infer.inputs, infer.bf16_names)
+            if infer.output_names is not None:
+                admission.check_output_names(infer.output_names)
+                if infer.class_counts:
+                    admission.check_class_counts(infer.class_counts)
+            deadline_ns = admission.deadline_ns(arrived_ns, infer.timeout_ns, timeout_ms, slo_ms, self.timeout_ns_max)
+            priority = admission.priority(infer.priority)
+            call.submit(model, admission, infer, rows, is_group, arrived_ns, deadline_ns, priority)
+        except SymphonyError as error:
+            model.stats.request_rejected(error.reason)
+            error.model = error.model or model.config.name
+            call.fail(error)
+        except Exception:
+            _log.exception('model "%s": cannot admit a request', model.config.name)
+            call.fail(internal_error())
+
+    def seen_by(self, caller: Caller, error: SymphonyError, model_name: str, version: str | None) -> SymphonyError:
+        """Return the error as this caller may see it: one for an unknown model names none that it may not use."""
+        if error.reason is not Reason.UNKNOWN_MODEL or caller.key is None:
+            return error
         names = (model.config.name for model in self.service.models())
         return unknown_model(model_name, version, filter(caller.may_use, names))
 
     def admission(self, model: ServedModel) -> Admission:
-        """Return what admits requests to the model. For `Exchange` only."""
+        """Return what admits requests to the model."""
         admission = self._admissions.get(model.index)
         if admission is None or admission.config is not model.config:
             admission = self._admissions[model.index] = Admission(model.config)
@@ -425,7 +388,3 @@ def _header_length(headers: Headers) -> int | None:
             f"header Inference-Header-Content-Length is {text[:32]!r}, expected the length in bytes of the JSON part",
         )
     return int(text)
-
-
-def _is_ended(request: PendingRequest) -> bool:
-    return request.outputs is not None or request.error is not None

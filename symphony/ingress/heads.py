@@ -2,7 +2,8 @@
 
 A client sends the same head with each call of a model, so most are found in a table, by their bytes; parsing one costs
 more than decoding the call's tensors. What is not a plain infer call (`POST /v2/models/.../infer HTTP/1.1` with a
-`Content-Length`, neither compressed nor expecting 100-continue), or is malformed, is not read here: aiohttp answers it.
+`Content-Length`, neither compressed nor to be answered so, nor expecting 100-continue), or is malformed, is not read
+here: aiohttp answers it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from urllib.parse import unquote
 
 import httptools
 
+from symphony.ingress.bodies import reply_coding
 from symphony.ingress.replies import wants_msgpack
 
 REMEMBERED_COUNT_MAX = 1024
@@ -100,7 +102,7 @@ class HeadReader:
             if known in self._headers:
                 self._is_hot = False
             self._headers[known] = value.decode("latin-1")
-        elif name in _NOT_HOT:
+        elif name in _NOT_HOT or (name == b"accept-encoding" and reply_coding(value.decode("latin-1"))):
             self._is_hot = False
 
 

@@ -7,7 +7,7 @@ import asyncio
 from aiohttp import web
 
 from symphony.errors import Reason, SymphonyError
-from symphony.ingress.bodies import inflate, read_body
+from symphony.ingress.bodies import deflate, inflate, read_body, reply_coding
 from symphony.ingress.callers import Caller
 from symphony.ingress.exchange import InferExchange
 from symphony.ingress.replies import EncodedReply
@@ -42,7 +42,13 @@ class InferHandler:
             reply = await answered
         finally:
             exchange.cancel()
-        return to_response(reply)
+        coding = reply_coding(request.headers.get("Accept-Encoding", ""))
+        if coding is None or reply.status != 200:
+            return to_response(reply)
+        # Inference-Header-Content-Length stays what it is: it counts bytes without compression, as in requests.
+        packed = await deflate(reply.body(), coding)
+        headers = [*reply.headers, ("Content-Encoding", coding)]
+        return to_response(EncodedReply(reply.status, reply.content_type, headers, [packed]))
 
     async def _body(self, request: web.Request, caller: Caller) -> bytes | bytearray:
         exchanges = self._exchanges

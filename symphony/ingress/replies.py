@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgpack
 
 from symphony.errors import Reason, SymphonyError
+from symphony.wire import FormKind, reply_kind
 
 JSON_TYPE = "application/json"
 MSGPACK_TYPE = "application/msgpack"
@@ -41,10 +42,9 @@ class EncodedReply:
 
 
 def wants_msgpack(content_type: str, accept: str) -> bool:
-    """Say whether an error should be msgpack: when `Accept` names it, or names nothing and the request was msgpack."""
-    if "msgpack" in accept:
-        return True
-    return "msgpack" in content_type and "json" not in accept
+    """Say whether what is no infer reply should be msgpack: as `Accept` likes best, or else as the request was."""
+    own = FormKind.MSGPACK if "msgpack" in content_type else FormKind.JSON
+    return reply_kind(accept, own) is not FormKind.JSON
 
 
 def error_reply(error: SymphonyError, is_msgpack: bool, *, status: int | None = None) -> EncodedReply:

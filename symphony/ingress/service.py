@@ -11,6 +11,8 @@ from symphony.errors import Reason, SymphonyError
 from symphony.ingress.callers import Caller
 from symphony.metrics import ModelStats, NodeStats
 
+READY = "READY"
+"""The state of a model that is served."""
 KNOWN_NAMES_SHOWN_MAX = 20
 """How many model names an `unknown_model` message lists."""
 
@@ -114,6 +116,18 @@ class Service(Protocol):
     def metrics_text(self, accept: str) -> tuple[bytes, str]:
         """Return (exposition, content type) for the `Accept` header. Called from another thread; only reads."""
         ...
+
+
+def versions_of(service: Service, model: ServedModel, version: str | None) -> list[str]:
+    """Return the ready versions of a model in their order, those of one `version` if it was named.
+
+    Where none is ready, the model's own.
+    """
+    if version is not None:
+        return [model.config.version]
+    name = model.config.name
+    ready = [each.config.version for each in service.models() if each.config.name == name and each.state == READY]
+    return sorted(ready, key=int) or [model.config.version]
 
 
 def unknown_model(name: str, version: str | None, known: Iterable[str]) -> SymphonyError:

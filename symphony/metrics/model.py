@@ -50,11 +50,20 @@ class ModelStats:
         "answered_ns",
         "batch_counts",
         "batch_failed_count",
+        "batch_infer_ns",
+        "batch_input_ns",
         "batch_ns",
-        "compute_ns",
+        "batch_output_ns",
+        "call_count",
+        "call_infer_ns",
+        "call_input_ns",
+        "call_ns",
+        "call_output_ns",
+        "call_queueing_ns",
         "good",
         "in_flight",
         "inference_count",
+        "joined_count",
         "last_inference_unix_ms",
         "late",
         "latency",
@@ -83,10 +92,21 @@ class ModelStats:
         """Batches by exact size; index 0 is not used."""
         self.batch_ns = [0] * (batch_size_max + 1)
         """Measured time of all batches of each size."""
+        self.batch_input_ns = [0] * (batch_size_max + 1)
+        self.batch_infer_ns = [0] * (batch_size_max + 1)
+        self.batch_output_ns = [0] * (batch_size_max + 1)
+        """Of each size, time spent in copying inputs to the device, in the model, and in copying outputs back."""
         self.batch_failed_count = 0
         self.inference_count = 0
-        self.compute_ns = 0
-        """Sum over requests of their batch's measured time, as Triton counts compute_infer."""
+        self.call_count = 0
+        self.call_ns = 0
+        self.call_queueing_ns = 0
+        self.call_input_ns = 0
+        self.call_infer_ns = 0
+        self.call_output_ns = 0
+        """Calls that were answered: a call of several requests (rows) is one, and takes as long as its last one."""
+        self.joined_count = 0
+        """Unanswered requests that came with another in one call, all but one of each call that failed."""
         self.answered_ns = 0
         self.unanswered_ns = 0
         self.last_inference_unix_ms = 0
@@ -130,17 +150,45 @@ class ModelStats:
         key = (Outcome.REJECTED, reason)
         self.unanswered[key] = self.unanswered.get(key, 0) + count
 
+    def call_answered(self, latency_ns: int, queueing_ns: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
+        """Count a call whose requests were all answered: how long it took, and what its last request's batch did."""
+        self.call_count += 1
+        self.call_ns += latency_ns
+        self.call_queueing_ns += queueing_ns
+        self.call_input_ns += input_ns
+        self.call_infer_ns += infer_ns
+        self.call_output_ns += output_ns
+
+    def rows_joined(self, count: int) -> None:
+        """Count how many unanswered requests were rows of one call, beside the one that stands for it.
+
+        -1: the requests were answered and the call was not, as its outputs could not be said in the form asked for.
+        """
+        self.joined_count += count
+
     def batch_finished(
-        self, batch_size: int, slack_ns: int, predicted_ns: int, measured_ns: int, finished_unix_ms: int
+        self,
+        batch_size: int,
+        slack_ns: int,
+        predicted_ns: int,
+        measured_ns: int,
+        finished_unix_ms: int,
+        input_ns: int = 0,
+        output_ns: int = 0,
+        infer_ns: int | None = None,
     ) -> None:
         """Count a batch that ran: its size, its slack at dispatch, and l(b) as predicted and as measured.
 
         `slack_ns` is the earliest deadline in the batch minus the instant of dispatch; below zero counts as zero.
+        `input_ns`, `output_ns`: the copies of inputs to the device and of outputs back; `infer_ns`: what lies between
+        them, `measured_ns` when None.
         """
         self.batch_counts[batch_size] += 1
         self.batch_ns[batch_size] += measured_ns
         self.inference_count += batch_size
-        self.compute_ns += batch_size * measured_ns
+        self.batch_input_ns[batch_size] += input_ns
+        self.batch_infer_ns[batch_size] += measured_ns if infer_ns is None else infer_ns
+        self.batch_output_ns[batch_size] += output_ns
         self.last_inference_unix_ms = finished_unix_ms
         self.slack.observe(slack_ns if slack_ns > 0 else 0)
         if predicted_ns > 0:

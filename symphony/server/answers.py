@@ -115,6 +115,9 @@ class Answers:
             plan.finish_at_ns - plan.start_at_ns,
             batch.finished_ns - batch.started_ns,
             time.time_ns() // 1_000_000,
+            batch.input_ns,
+            batch.output_ns,
+            batch.infer_ns,
         )
         entry.probation_count = max(0, entry.probation_count - 1)
         if batch.bad_rows:
@@ -122,6 +125,8 @@ class Answers:
             self.fail(entry, bad, "an output holds NaN or infinities, and model.toml allows none (allow_nan)")
         self._show(entry, batch, Fate.LATE if now_ns > earliest_ns else Fate.GOOD)
         processor, lanes = entry.served.processor, entry.served.lanes
+        copying_ns = (batch.input_ns, batch.output_ns)
+        infer_ns = batch.finished_ns - batch.started_ns if batch.infer_ns is None else batch.infer_ns
         for row, (request, outputs) in enumerate(
             zip(requests, split_outputs(batch.outputs, len(requests)), strict=True)
         ):
@@ -130,6 +135,8 @@ class Answers:
             request.batch_size = len(requests)
             request.started_ns = batch.started_ns
             request.finished_ns = batch.finished_ns
+            request.infer_ns = infer_ns
+            request.copying_ns = copying_ns
             request.is_queued = False
             own = outputs if lanes is None else lanes.own(outputs, request.length)
             if processor is not None and "postprocess" in processor.steps and request.on_done is not forget:

@@ -1,4 +1,4 @@
-"""Open a node's doors: one port, the hot path in front, aiohttp behind it; if asked for, another for its managers."""
+"""Open a node's doors: one port, the hot path in front, aiohttp behind it; if asked for, more for gRPC and managers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ipaddress
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -15,12 +15,16 @@ from symphony.config import NodeConfig
 from symphony.dashboard import Hub, add_dashboard
 from symphony.errors import ConfigError
 from symphony.ingress import InferExchange, IngressLimits, build_app, guarded, make_runner
+from symphony.ingress.app import ALL_SCOPES
 from symphony.ingress.callers import Callers
 from symphony.ingress.hot import HotServer
 from symphony.server.node import Node
 from symphony.server.reloading import Followed, Reloader, read_keys
 from symphony.server.showing import Showing
 from symphony.server.tls import Certificate
+
+if TYPE_CHECKING:
+    from symphony.ingress.grpc import GrpcServer
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +40,8 @@ class Front:
     def __init__(self, config: NodeConfig, callers: Callers, certificate: Certificate | None) -> None:
         self.port = 0
         self.management_port: int | None = None
+        self.grpc: GrpcServer | None = None
+        """The port for gRPC, if there is one."""
         self.scheme = "http" if certificate is None else "https"
         self._config = config
         self._tls = None if certificate is None else certificate.context
@@ -87,6 +93,8 @@ class Front:
             self._show(node, app, exchanges)
         self._hot = HotServer(exchanges, await self._set_up(make_runner(app, limits)), limits)
         self.port = await self._listen(self._hot, config.host, config.port, "--port")
+        if config.grpc_port is not None:
+            self.grpc = await _open_grpc(exchanges, config, config.grpc_port)
         if config.management_port is not None:
             # Connections of its own: a flood at the main port closes no manager's.
             exchanges = InferExchange(node, limits, clock_ns=node.arrival_clock, callers=callers)
@@ -157,8 +165,35 @@ class Front:
         if self._hub is not None and self._showing is not None:
             self._hub.close()
             self._showing.cancel()
+        if self.grpc is not None:
+            await self.grpc.close()
         for runner in self._runners:
             await runner.cleanup()
+
+
+async def _open_grpc(exchanges: InferExchange, config: NodeConfig, port: int) -> GrpcServer:
+    """Listen for gRPC; raise ConfigError when the packages for it are not installed, the address is taken, or the node
+    speaks TLS, which this port does not.
+    """
+    if config.tls_cert is not None:
+        raise ConfigError(
+            "grpc_port and tls_cert do not go together: the gRPC port speaks no TLS, and would take in clear text what "
+            "the others encrypt; leave --grpc-port out, or leave TLS to a proxy before both ports"
+        )
+    try:
+        from symphony.ingress.grpc import GrpcServer
+    except ImportError as error:
+        raise ConfigError(
+            f'gRPC needs packages that are not installed ({error}): pip install "symphony-serve[grpc]", or leave '
+            "grpc_port out"
+        ) from error
+    scopes = ALL_SCOPES if config.management_port is None else PUBLIC_SCOPES
+    try:
+        return await GrpcServer.open(exchanges, config.host, port, scopes=scopes)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {config.host}:{port} for gRPC: {error}; choose another --grpc-port or stop what uses it"
+        ) from error
 
 
 def is_loopback(host: str) -> bool:

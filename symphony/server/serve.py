@@ -81,6 +81,8 @@ async def _serve(config: NodeConfig) -> int:
     node = Node(config, fatal)
     front = await Front.open(node, config)
     _log.info("listening on %s://%s:%d", front.scheme, config.host, front.port)
+    if front.grpc is not None:
+        _log.info("listening on grpc://%s:%d", config.host, front.grpc.port)
     if front.management_port is not None:
         _log.info("managed at %s://%s:%d", front.scheme, config.management_host, front.management_port)
 

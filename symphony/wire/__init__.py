@@ -4,14 +4,19 @@ Pure: no clock, socket or thread. Whatever a client sends becomes an `InferReque
 nothing is ever unpickled.
 """
 
+from symphony.wire.accept import replied_in, reply_kind
 from symphony.wire.bf16 import bf16_to_fp32, fp32_to_bf16
 from symphony.wire.codec import (
+    decode_call,
     decode_error,
     decode_request,
     decode_response,
+    decode_responses,
     encode_error,
     encode_request,
+    encode_requests,
     encode_response,
+    encode_responses,
     kind_of,
 )
 from symphony.wire.limits import DEFAULT_LIMITS, WireLimits
@@ -24,9 +29,11 @@ from symphony.wire.messages import (
     MSGPACK_MAP,
     MSGPACK_MAP_LISTS,
     Encoded,
+    Failure,
     Form,
     FormKind,
     InferRequest,
+    InferRequests,
     InferResponse,
 )
 from symphony.wire.tensors import datatype_of, dtype_of
@@ -41,20 +48,28 @@ __all__ = [
     "MSGPACK_MAP",
     "MSGPACK_MAP_LISTS",
     "Encoded",
+    "Failure",
     "Form",
     "FormKind",
     "InferRequest",
+    "InferRequests",
     "InferResponse",
     "WireLimits",
     "bf16_to_fp32",
     "datatype_of",
+    "decode_call",
     "decode_error",
     "decode_request",
     "decode_response",
+    "decode_responses",
     "dtype_of",
     "encode_error",
     "encode_request",
+    "encode_requests",
     "encode_response",
+    "encode_responses",
     "fp32_to_bf16",
     "kind_of",
+    "replied_in",
+    "reply_kind",
 ]

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgpack
 
 from symphony.errors import Reason, SymphonyError
 from symphony.wire import framed, msgpack_form, oip_json
-from symphony.wire.faults import bad_input, quoted
+from symphony.wire.faults import bad_input, earliest_ms_of, quoted
 from symphony.wire.limits import DEFAULT_LIMITS, WireLimits
-from symphony.wire.messages import Buffer, Encoded, Form, FormKind, InferRequest, InferResponse
+from symphony.wire.messages import (
+    Buffer,
+    Encoded,
+    Failure,
+    Form,
+    FormKind,
+    InferRequest,
+    InferRequests,
+    InferResponse,
+)
 
 _FRAMED_TYPE: Final = FormKind.FRAMED.value
-_EARLIEST_MS_MAX: Final = 1e12
 _KINDS: Final = {
     # Triton's clients send no type or octet-stream; curl -d sends the last two.
     "": FormKind.JSON,
@@ -59,19 +68,29 @@ def kind_of(content_type: str) -> FormKind:
 def decode_request(
     body: Buffer, content_type: str = "", header_length: int | None = None, limits: WireLimits = DEFAULT_LIMITS
 ) -> InferRequest:
-    """Return the request in a body.
+    """Return the request in a body that holds one; see `decode_call`."""
+    call = decode_call(body, content_type, header_length, limits)
+    if isinstance(call, InferRequests):
+        raise bad_input(f"the body holds {len(call.requests)} requests, expected one")
+    return call
+
+
+def decode_call(
+    body: Buffer, content_type: str = "", header_length: int | None = None, limits: WireLimits = DEFAULT_LIMITS
+) -> InferRequest | InferRequests:
+    """Return the request in a body, or the many requests.
 
     `header_length` is the value of the header Inference-Header-Content-Length, None when there was none. Raises
     SymphonyError `bad_input`, and nothing else, for whatever is not a request.
     """
     if content_type == _FRAMED_TYPE and header_length is None:
-        return framed.decode_request(body, limits)
+        return framed.decode_call(body, limits)
     kind = _kind_with(content_type, header_length)
     if kind is FormKind.JSON:
-        return oip_json.decode_request(body, header_length, limits)
+        return oip_json.decode_call(body, header_length, limits)
     if kind is FormKind.MSGPACK:
-        return msgpack_form.decode_request(body, limits)
-    return framed.decode_request(body, limits)
+        return msgpack_form.decode_call(body, limits)
+    return framed.decode_call(body, limits)
 
 
 def decode_response(
@@ -84,6 +103,40 @@ def decode_response(
     if kind is FormKind.MSGPACK:
         return msgpack_form.decode_response(body, limits)
     return oip_json.decode_response(body, header_length, limits)
+
+
+def decode_responses(
+    body: Buffer, content_type: str = "", header_length: int | None = None, limits: WireLimits = DEFAULT_LIMITS
+) -> Sequence[InferResponse | Failure]:
+    """Return the answers to many requests, in their order (status 200); arguments and errors as for `decode_call`."""
+    kind = _kind_with(content_type, header_length)
+    if kind is FormKind.FRAMED:
+        return framed.decode_responses(body, limits)
+    if kind is FormKind.MSGPACK:
+        return msgpack_form.decode_responses(body, limits)
+    return oip_json.decode_responses(body, header_length, limits)
+
+
+def encode_responses(answers: Sequence[InferResponse | Failure], forms: Sequence[Form], kind: FormKind) -> Encoded:
+    """Return the answers to many requests, in their order: as `kind`, each as its form (of the same kind) has it."""
+    if kind is FormKind.FRAMED:
+        return framed.encode_responses(answers)
+    if kind is FormKind.MSGPACK:
+        return msgpack_form.encode_responses(answers, forms)
+    return oip_json.encode_responses(answers, forms)
+
+
+def encode_requests(requests: Sequence[InferRequest]) -> Encoded:
+    """Return requests in one body; they have forms of one kind. Errors as for `encode_response`."""
+    kinds = {request.form.kind for request in requests}
+    if len(kinds) != 1:
+        raise bad_input(f"{len(kinds)} kinds of forms, expected requests of one kind")
+    (kind,) = kinds
+    if kind is FormKind.FRAMED:
+        return framed.encode_requests(requests)
+    if kind is FormKind.MSGPACK:
+        return msgpack_form.encode_requests(requests)
+    return oip_json.encode_requests(requests)
 
 
 def encode_response(response: InferResponse, form: Form) -> Encoded:
@@ -143,15 +196,12 @@ def decode_error(status: int, body: Buffer, content_type: str = "", retry_after:
         text = bytes(body[:_ERROR_TEXT_LENGTH_MAX]).decode(errors="replace").strip()
         message = f"HTTP status {status}" + (f": {text}" if text else "")
     model = fields.get("model")
-    earliest_ms: Any = fields.get("earliest_ms")
-    if not (type(earliest_ms) in (int, float) and 0 <= earliest_ms < _EARLIEST_MS_MAX):
-        earliest_ms = None
     return SymphonyError(
         _reason_of(fields.get("reason"), status),
         message[:_ERROR_TEXT_LENGTH_MAX],
         model=model if type(model) is str else "",
         retry_after_s=_seconds(retry_after),
-        earliest_ms=earliest_ms,
+        earliest_ms=earliest_ms_of(fields),
     )
 
 

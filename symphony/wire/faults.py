@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from symphony.errors import Reason, SymphonyError
 
 SHOWN_LENGTH_MAX: Final = 64
 """Characters of a client's text that an error repeats."""
+EARLIEST_MS_MAX: Final = 1e12
 
 
 def bad_input(message: str) -> SymphonyError:
@@ -38,3 +40,9 @@ def shown(value: Any) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{len(value)} raw bytes"
     return f"a value of type {type(value).__name__}"
+
+
+def earliest_ms_of(fields: Mapping[Any, Any]) -> float | None:
+    """Return the `earliest_ms` of an error's map, None where it has no sensible one."""
+    found: Any = fields.get("earliest_ms")
+    return found if type(found) in (int, float) and 0 <= found < EARLIEST_MS_MAX else None

@@ -7,40 +7,48 @@ and again: those without an id are checked once and remembered, by their bytes, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from struct import Struct
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeVar
 
-import msgpack
 import numpy as np
 
+from symphony.errors import SymphonyError
 from symphony.wire.faults import bad_input, quoted, shown
+from symphony.wire.framed_head import (
+    ALIGNMENT,
+    VERSION,
+    Head,
+    ManyHeads,
+    Place,
+    check_free_parameters,
+    cut_header,
+    request_heads_of,
+    response_head,
+    unpack_header,
+)
 from symphony.wire.limits import DEFAULT_LIMITS, WireLimits
+from symphony.wire.many import read_responses, write_failure
 from symphony.wire.messages import (
     FRAMED,
+    NO_COUNTS,
     NO_NAMES,
-    NO_PARAMETERS,
     Array,
     Buffer,
     Encoded,
+    Failure,
     FormKind,
     InferRequest,
+    InferRequests,
     InferResponse,
 )
 from symphony.wire.msgpack_form import pack
 from symphony.wire.oip import (
-    check_id,
-    check_name,
-    check_parameters,
     check_priority,
-    check_text,
-    timeout_to_ns,
     timeout_to_us,
 )
-from symphony.wire.tensors import COPY_BYTES_MAX, Datatype, check_shape, describe, find_datatype, from_raw, to_raw
+from symphony.wire.tensors import COPY_BYTES_MAX, describe, from_raw, to_raw
 
-VERSION: Final = 1
-ALIGNMENT: Final = 64
 _CONTENT_TYPE: Final = FormKind.FRAMED.value
 _U32: Final = Struct("<I")
 _ZEROS: Final = bytes(ALIGNMENT)
@@ -51,43 +59,41 @@ _PREFIX_COUNT_MAX: Final = 1024
 """Signatures of replies whose encoded header is remembered."""
 
 
-class _Tensor(NamedTuple):
-    """Where a tensor lies: `offset` from the 64-byte boundary behind the header, `length` bytes."""
-
-    name: str
-    datatype: Datatype
-    shape: tuple[int, ...]
-    element_count: int
-    offset: int
-    length: int
-    is_view: bool
+_request_heads: dict[bytes, Head | ManyHeads] = {}
+_response_heads: dict[bytes, Head] = {}
 
 
-class _Head(NamedTuple):
-    """A checked header: the part common to requests and responses, then either's own."""
+def decode_call(body: Buffer, limits: WireLimits) -> InferRequest | InferRequests:
+    """Return the request in a body, or the many; tensors are read-only views of it. Raises `bad_input` if it is none.
 
-    tensors: tuple[_Tensor, ...]
-    bf16_names: frozenset[str]
-    id: str | None
-    model: str | None
-    output_names: tuple[str, ...] | None = None
-    timeout_ns: int | None = None
-    priority: int = 0
-    parameters: Mapping[str, Any] = NO_PARAMETERS
-    version: str = ""
-
-
-_request_heads: dict[bytes, _Head] = {}
-_response_heads: dict[bytes, _Head] = {}
-
-
-def decode_request(body: Buffer, limits: WireLimits) -> InferRequest:
-    """Return the request in a body; its tensors are read-only views of it. Raises `bad_input` saying what is wrong."""
+    What is wrong with one of many is said in its place.
+    """
     if type(body) is not bytes:
         body = memoryview(body).toreadonly()
-    head, data_at = _read_head(body, limits, _request_heads, _request_head)
+    head, data_at = _read_head(body, limits, _request_heads, request_heads_of)
+    if isinstance(head, Head):
+        return _to_request(body, data_at, head, limits)
+    requests: list[InferRequest | Failure] = []
+    ends_at = data_at
+    for one in head.heads:
+        if isinstance(one, Failure):
+            requests.append(one)
+            continue
+        ends_at = max(ends_at, data_at + one.end_of(0))
+        try:
+            requests.append(_to_request(body, data_at, one, limits, is_last=False))
+        except SymphonyError as error:
+            requests.append(Failure(bad_input(f"requests[{len(requests)}]: {error.message}"), one.id))
+    if not any(isinstance(one, Failure) for one in head.heads):  # of a faulty one nobody knows where its tensors end
+        _check_end(len(body), ends_at)
+    return InferRequests(requests, FormKind.FRAMED)
+
+
+def _to_request(
+    body: bytes | memoryview, data_at: int, head: Head, limits: WireLimits, is_last: bool = True
+) -> InferRequest:
     return InferRequest(
-        _read_tensors(body, data_at, head.tensors, "input", limits),
+        _read_tensors(body, data_at, head.tensors, "input", limits, is_last),
         head.id,
         head.output_names,
         head.timeout_ns,
@@ -96,48 +102,76 @@ def decode_request(body: Buffer, limits: WireLimits) -> InferRequest:
         FRAMED,
         head.bf16_names,
         head.model,
+        NO_COUNTS,
     )
 
 
 def decode_response(body: Buffer, limits: WireLimits) -> InferResponse:
-    """Return the response in a body, as `decode_request` does the request."""
+    """Return the response in a body, as `decode_call` does the request."""
     if type(body) is not bytes:
         body = memoryview(body).toreadonly()
-    head, data_at = _read_head(body, limits, _response_heads, _response_head)
+    head, data_at = _read_head(body, limits, _response_heads, response_head)
     outputs = _read_tensors(body, data_at, head.tensors, "output", limits)
     return InferResponse(head.model or "", head.version, outputs, head.id, head.bf16_names)
 
 
-def _request_head(header: dict[str, Any], limits: WireLimits) -> _Head:
-    get = header.get
-    names = get("outputs")
-    timeout_us = get("timeout_us")
-    parameters = get("parameters")
-    request_id = get("id")
-    model = get("model")
-    return _Head(
-        *_check_tensors(get("inputs"), "input", limits),
-        None if request_id is None else check_id(request_id, limits),
-        None if model is None else check_text(model, "model", limits.name_length_max, "name_length_max"),
-        None if names is None else _check_output_names(names, limits),
-        None if timeout_us is None else timeout_to_ns(timeout_us, "timeout_us", limits),
-        check_priority(get("priority", 0), "priority"),
-        NO_PARAMETERS if parameters is None else _check_parameters(parameters, limits),
-    )
+def decode_responses(body: Buffer, limits: WireLimits) -> Sequence[InferResponse | Failure]:
+    """Return the answers to many requests."""
+    if type(body) is not bytes:
+        body = memoryview(body).toreadonly()
+    header, data_at = _unpack_header(body, limits)
+    taken = 0
 
+    def read_one(item: Any) -> InferResponse:
+        nonlocal taken
+        if type(item) is not dict:
+            raise bad_input(f"a response is {shown(item)}, expected a map")
+        head = response_head(item, limits, taken)
+        taken = head.end_of(taken)
+        outputs = _read_tensors(body, data_at, head.tensors, "output", limits, is_last=False)
+        return InferResponse(head.model or "", head.version, outputs, head.id, head.bf16_names)
 
-def _response_head(header: dict[str, Any], limits: WireLimits) -> _Head:
-    return _Head(
-        *_check_tensors(header.get("outputs"), "output", limits),
-        check_id(header.get("id"), limits),
-        check_text(header.get("model", ""), "model", limits.name_length_max, "name_length_max"),
-        version=check_text(header.get("version", ""), "version", limits.name_length_max, "name_length_max"),
-    )
+    responses = read_responses(header, read_one, limits)
+    _check_end(len(body), data_at + taken)
+    return responses
 
 
 def encode_request(request: InferRequest) -> Encoded:
     """Return the request as a frame. Large tensors are views of the arrays given."""
-    header: dict[str, Any] = {"v": VERSION}
+    raws: list[Buffer] = []
+    header, _ = _request_header({"v": VERSION}, request, raws, 0)
+    return _join(_prefix(header), raws)
+
+
+def encode_requests(requests: Sequence[InferRequest]) -> Encoded:
+    """Return many requests as a frame."""
+    raws: list[Buffer] = []
+    items = []
+    at = 0
+    for request in requests:
+        item, at = _request_header({}, request, raws, at)
+        items.append(item)
+    return _join(_prefix({"v": VERSION, "requests": items}), raws)
+
+
+def encode_responses(answers: Sequence[InferResponse | Failure]) -> Encoded:
+    """Return the answers to many requests as a frame."""
+    raws: list[Buffer] = []
+    items: list[dict[str, Any]] = []
+    at = 0
+    for answer in answers:
+        if isinstance(answer, Failure):
+            items.append(write_failure(answer))
+        else:
+            item, at = _response_header({}, answer, raws, at)
+            items.append(item)
+    return _join(_prefix({"v": VERSION, "responses": items}), raws)
+
+
+def _request_header(
+    header: dict[str, Any], request: InferRequest, raws: list[Buffer], at: int
+) -> tuple[dict[str, Any], int]:
+    """Complete the request's header, add its raw data behind `at` bytes of others; return (header, bytes by then)."""
     if request.model is not None:
         header["model"] = request.model
     if request.id is not None:
@@ -147,11 +181,11 @@ def encode_request(request: InferRequest) -> Encoded:
     if request.priority:
         header["priority"] = check_priority(request.priority, "priority")
     if request.parameters:
-        header["parameters"] = dict(_check_parameters(dict(request.parameters), DEFAULT_LIMITS))
-    header["inputs"], raws = _write_tensors(request.inputs, request.bf16_names)
+        header["parameters"] = dict(check_free_parameters(dict(request.parameters), DEFAULT_LIMITS))
+    header["inputs"], at = _write_tensors(request.inputs, request.bf16_names, raws, at)
     if request.output_names is not None:
         header["outputs"] = request.output_names
-    return _join(_prefix(header), raws)
+    return header, at
 
 
 _prefixes: dict[tuple[Any, ...], bytes] = {}
@@ -170,7 +204,8 @@ def encode_response(response: InferResponse) -> Encoded:
             signature = (response.model_name, response.model_version, name, dtype, array.shape)
             prefix = _prefixes.get(signature)
             if prefix is None:
-                header, raws = _response_header(response)
+                raws: list[Buffer] = []
+                header, _ = _response_header({"v": VERSION}, response, raws, 0)
                 prefix = _prefix(header)
                 if len(_prefixes) >= _PREFIX_COUNT_MAX:
                     _prefixes.clear()
@@ -181,53 +216,38 @@ def encode_response(response: InferResponse) -> Encoded:
             if array.nbytes <= COPY_BYTES_MAX:
                 return Encoded([prefix + array.tobytes()], _CONTENT_TYPE, {})
             return Encoded([prefix, to_raw(array, describe(name, array, NO_NAMES), name)], _CONTENT_TYPE, {})
-    header, raws = _response_header(response)
+    raws = []
+    header, _ = _response_header({"v": VERSION}, response, raws, 0)
     return _join(_prefix(header), raws)
 
 
-def _response_header(response: InferResponse) -> tuple[dict[str, Any], list[Buffer]]:
-    header: dict[str, Any] = {"v": VERSION, "model": response.model_name, "version": response.model_version}
+def _response_header(
+    header: dict[str, Any], response: InferResponse, raws: list[Buffer], at: int
+) -> tuple[dict[str, Any], int]:
+    header |= {"model": response.model_name, "version": response.model_version}
     if response.id is not None:
         header["id"] = response.id
-    header["outputs"], raws = _write_tensors(response.outputs, response.bf16_names)
-    return header, raws
+    header["outputs"], at = _write_tensors(response.outputs, response.bf16_names, raws, at)
+    return header, at
+
+
+_AnyHead = TypeVar("_AnyHead", bound=Head | ManyHeads)
 
 
 def _read_head(
     body: bytes | memoryview,
     limits: WireLimits,
-    known: dict[bytes, _Head],
-    check: Callable[[dict[str, Any], WireLimits], _Head],
-) -> tuple[_Head, int]:
+    known: dict[bytes, _AnyHead],
+    check: Callable[[dict[str, Any], WireLimits], _AnyHead],
+) -> tuple[_AnyHead, int]:
     """Return the checked header and the offset at which tensors start. Headers without an id are remembered."""
-    size = len(body)
-    if size < 4:
-        raise bad_input(f"the frame has {size} bytes, expected at least the 4 of its header's length")
-    (length,) = _U32.unpack_from(body)
-    if length > limits.header_bytes_max:
-        raise bad_input(
-            f"the frame's header has a length of {length}, allowed are {limits.header_bytes_max} (header_bytes_max)"
-        )
-    end = 4 + length
-    if end > size:
-        raise bad_input(f"the frame's header has a length of {length}, but {size - 4} bytes follow")
-    data_at = (end + ALIGNMENT - 1) & -ALIGNMENT
-    packed = bytes(body[4:end])
-    is_short = length <= _HEAD_BYTES_MAX and limits is DEFAULT_LIMITS
+    packed, data_at = cut_header(body, limits)
+    is_short = len(packed) <= _HEAD_BYTES_MAX and limits is DEFAULT_LIMITS
     if is_short:
         found = known.get(packed)
         if found is not None:
             return found, data_at
-    try:
-        header = msgpack.unpackb(packed, use_list=False, max_array_len=limits.header_array_length_max)
-    except Exception as error:  # the library has many; each means that the text is at fault
-        raise bad_input(f"the frame's header is not valid msgpack: {error or type(error).__name__}") from None
-    if type(header) is not dict:
-        raise bad_input(f"the frame's header is {shown(header)}, expected a map")
-    version = header.get("v")
-    if version != VERSION or type(version) is not int:
-        raise bad_input(f"the frame's version v is {shown(version)}, known is {VERSION}")
-    head = check(header, limits)
+    head = check(unpack_header(packed, limits), limits)
     if is_short and head.id is None:
         if len(known) >= _HEAD_COUNT_MAX:
             known.clear()
@@ -235,49 +255,20 @@ def _read_head(
     return head, data_at
 
 
-def _check_tensors(items: Any, role: str, limits: WireLimits) -> tuple[tuple[_Tensor, ...], frozenset[str]]:
-    """Return what the header says of each tensor, and the names of the BF16 ones."""
-    if type(items) is not tuple:
-        raise bad_input(f"{role}s is {shown(items)}, expected a list of tensors")
-    if len(items) > limits.tensor_count_max:
-        raise bad_input(f"{len(items)} {role}s, allowed are {limits.tensor_count_max} (tensor_count_max)")
-    tensors: dict[str, _Tensor] = {}
-    bf16_names = NO_NAMES
-    taken = 0
-    for item in items:
-        try:
-            name = item["name"]
-            shape = item["shape"]
-            word = item["dtype"]
-            offset = item["off"]
-            length = item["n"]
-        except (KeyError, TypeError):
-            raise bad_input(f"an {role} is {shown(item)}, expected a map with name, dtype, shape, off and n") from None
-        check_name(name, role, limits)
-        what = f"{role} {quoted(name)}"
-        if name in tensors:
-            raise bad_input(f"{what} is given twice; give each tensor a name of its own")
-        datatype = find_datatype(word, what)
-        count = check_shape(shape, what, limits)
-        if type(offset) is not int or offset < 0 or offset % ALIGNMENT or offset < taken:
-            raise bad_input(
-                f"{what}: off is {shown(offset)}, expected a multiple of {ALIGNMENT}, "
-                f"{taken} or more (behind the tensor before)"
-            )
-        if type(length) is not int or length < 0:
-            raise bad_input(f"{what}: n is {shown(length)}, expected a number of bytes")
-        taken = offset + length
-        is_view = 0 < length == count * datatype.itemsize and datatype.name != "BOOL"
-        tensors[name] = _Tensor(name, datatype, shape, count, offset, length, is_view)
-        if datatype.code == "bf16":
-            bf16_names |= {name}
-    return tuple(tensors.values()), bf16_names
+def _unpack_header(body: bytes | memoryview, limits: WireLimits) -> tuple[dict[str, Any], int]:
+    packed, data_at = cut_header(body, limits)
+    return unpack_header(packed, limits), data_at
 
 
 def _read_tensors(
-    body: bytes | memoryview, data_at: int, tensors: tuple[_Tensor, ...], role: str, limits: WireLimits
+    body: bytes | memoryview,
+    data_at: int,
+    tensors: tuple[Place, ...],
+    role: str,
+    limits: WireLimits,
+    is_last: bool = True,
 ) -> dict[str, Array]:
-    """Return the tensors as views of `body`."""
+    """Return the tensors as views of `body`; unless `is_last`, more of them may follow."""
     size = len(body)
     taken = data_at
     arrays: dict[str, Array] = {}
@@ -292,38 +283,24 @@ def _read_tensors(
             arrays[name] = np.ndarray(shape, datatype.dtype, body, start)
         else:
             arrays[name] = from_raw(body, start, length, datatype, shape, count, f"{role} {quoted(name)}", limits)
-    if size - taken >= ALIGNMENT:
-        raise bad_input(f"{size - taken} bytes are left behind the last tensor of the frame")
+    if is_last and size - taken >= ALIGNMENT:
+        _check_end(size, taken)
     return arrays
 
 
-def _check_output_names(names: Any, limits: WireLimits) -> tuple[str, ...] | None:
-    if type(names) is not tuple:
-        raise bad_input(f"outputs is {shown(names)}, expected a list of names")
-    if len(names) > limits.tensor_count_max:
-        raise bad_input(f"{len(names)} outputs asked for, allowed are {limits.tensor_count_max} (tensor_count_max)")
-    for name in names:
-        check_name(name, "output", limits)
-    if len(set(names)) != len(names):
-        raise bad_input("an output is asked for twice")
-    return names or None
-
-
-def _check_parameters(parameters: Any, limits: WireLimits) -> Mapping[str, Any]:
-    checked = check_parameters(parameters, limits)
-    for name, instead in (("timeout", "timeout_us"), ("priority", "priority")):
-        if name in checked:
-            raise bad_input(f'parameter "{name}" has a place of its own in a frame\'s header: "{instead}"')
-    return checked or NO_PARAMETERS
+def _check_end(size: int, taken: int) -> None:
+    if size - taken >= ALIGNMENT:
+        raise bad_input(f"{size - taken} bytes are left behind the last tensor of the frame")
 
 
 def _write_tensors(
-    arrays: Mapping[str, Array], bf16_names: frozenset[str]
-) -> tuple[list[dict[str, Any]], list[Buffer]]:
-    """Return the header's maps of the tensors, and their raw data with the zeros between them."""
+    arrays: Mapping[str, Array], bf16_names: frozenset[str], raws: list[Buffer], at: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Return the header's maps of the tensors and where their data end; add these to `raws`, with zeros before them.
+
+    `at`: bytes of data that are there already.
+    """
     items: list[dict[str, Any]] = []
-    raws: list[Buffer] = []
-    at = 0
     for name, array in arrays.items():
         datatype = describe(name, array, bf16_names)
         raw = to_raw(array, datatype, name)
@@ -335,7 +312,7 @@ def _write_tensors(
         items.append({"name": name, "dtype": datatype.code, "shape": array.shape, "off": at, "n": length})
         raws.append(raw)
         at += length
-    return items, raws
+    return items, at
 
 
 def _prefix(header: dict[str, Any]) -> bytes:

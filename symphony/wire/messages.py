@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -10,12 +10,15 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from symphony.errors import SymphonyError
+
 Array = np.ndarray[Any, Any]
 Buffer = bytes | bytearray | memoryview
 Scalar = str | int | float | bool
 
 NO_PARAMETERS: Final[Mapping[str, Scalar]] = MappingProxyType({})
 NO_CHOICES: Final[Mapping[str, bool]] = MappingProxyType({})
+NO_COUNTS: Final[Mapping[str, int]] = MappingProxyType({})
 NO_NAMES: Final[frozenset[str]] = frozenset()
 
 
@@ -33,13 +36,15 @@ class Form:
 
     `is_binary`: raw bytes rather than lists (JSON: the binary tensor extension; msgpack: `bin`; framed: always raw).
     `is_binary_by_name`: outputs that were asked for otherwise. `is_map`: msgpack only, tensors as a map
-    name -> {dtype, shape, data} instead of the OIP list.
+    name -> {dtype, shape, data} instead of the OIP list. `is_bare`: that map is the whole message, which then has no
+    id, model or parameters.
     """
 
     kind: FormKind
     is_binary: bool = False
     is_binary_by_name: Mapping[str, bool] = field(default_factory=lambda: NO_CHOICES)
     is_map: bool = False
+    is_bare: bool = False
 
 
 JSON: Final = Form(FormKind.JSON)
@@ -61,7 +66,8 @@ class InferRequest:
     `timeout_ns`: from arrival to answer, None for the model's SLO. `priority`: 1 (highest) to 8, 0 for the model's
     default. `parameters`: what is left of the message's parameters once those with a field here are taken out.
     `form`: how the reply is to be written (for a client: how the request is written). `model`: the name inside a
-    framed header, None elsewhere; the URL decides.
+    framed header, None elsewhere; the URL decides. `class_counts`: outputs wanted as their so many highest elements
+    (the classification extension).
     """
 
     inputs: dict[str, Array]
@@ -73,6 +79,23 @@ class InferRequest:
     form: Form = JSON
     bf16_names: frozenset[str] = NO_NAMES
     model: str | None = None
+    class_counts: Mapping[str, int] = field(default_factory=lambda: NO_COUNTS)
+
+
+@dataclass(slots=True, eq=False)
+class Failure:
+    """What became of one of many requests in a body that got no outputs: why, and its id if that is known."""
+
+    error: SymphonyError
+    id: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class InferRequests:
+    """Many requests for one model in one body, each with its own deadline and answer; `kind` is the reply's."""
+
+    requests: Sequence[InferRequest | Failure]
+    kind: FormKind
 
 
 @dataclass(slots=True, eq=False)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from symphony.units import NS_PER_US
 from symphony.wire.faults import bad_input, quoted, shown
 from symphony.wire.limits import DEFAULT_LIMITS, WireLimits
 from symphony.wire.messages import (
     NO_CHOICES,
+    NO_COUNTS,
     NO_NAMES,
     NO_PARAMETERS,
     Array,
@@ -198,21 +199,30 @@ def tensor_parameters(item: dict[str, Any], what: str) -> dict[str, Any]:
         raise bad_input(f"{what}: parameters is {shown(parameters)}, expected a map")
     if "shared_memory_region" in parameters:
         raise bad_input(f"{what}: shared memory is not served; send the tensor in the body")
-    if parameters.get("classification"):
-        raise bad_input(f"{what}: the classification extension is not served; ask for the output itself")
     return parameters
 
 
-def read_outputs(items: Any, limits: WireLimits) -> tuple[tuple[str, ...] | None, Mapping[str, bool]]:
-    """Return the names of the outputs asked for (None: all), and which of them say how they want to be carried."""
+class OutputsWanted(NamedTuple):
+    """The names of the outputs asked for (None: all), which of them say how they are to be carried, and which are
+    wanted as their so many highest elements.
+    """
+
+    names: tuple[str, ...] | None
+    is_binary: Mapping[str, bool]
+    class_counts: Mapping[str, int]
+
+
+def read_outputs(items: Any, limits: WireLimits) -> OutputsWanted:
+    """Return what a request's `outputs` asks for."""
     if items is None:
-        return None, NO_CHOICES
+        return OutputsWanted(None, NO_CHOICES, NO_COUNTS)
     if type(items) is not list:
         raise bad_input(f"outputs is {shown(items)}, expected a list")
     if len(items) > limits.tensor_count_max:
         raise bad_input(f"{len(items)} outputs asked for, allowed are {limits.tensor_count_max} (tensor_count_max)")
     names: dict[str, None] = {}
     choices: dict[str, bool] = {}
+    class_counts: dict[str, int] = {}
     for each in items:
         item = {"name": each} if type(each) is str else each
         if type(item) is not dict:
@@ -222,13 +232,20 @@ def read_outputs(items: Any, limits: WireLimits) -> tuple[tuple[str, ...] | None
         if name in names:
             raise bad_input(f"{what} is asked for twice")
         names[name] = None
-        is_binary = tensor_parameters(item, what).get("binary_data")
+        parameters = tensor_parameters(item, what)
+        class_count = parameters.get("classification")
+        if class_count is not None:
+            if type(class_count) is not int or class_count < 0:
+                raise bad_input(f"{what}: classification is {shown(class_count)}, expected a number of classes")
+            if class_count > 0:
+                class_counts[name] = class_count
+        is_binary = parameters.get("binary_data")
         if is_binary is not None:
             if type(is_binary) is not bool:
                 raise bad_input(f"{what}: binary_data is {shown(is_binary)}, expected true or false")
             choices[name] = is_binary
     # An empty list asks for nothing in particular, as a missing one does.
-    return tuple(names) or None, choices or NO_CHOICES
+    return OutputsWanted(tuple(names) or None, choices or NO_CHOICES, class_counts or NO_COUNTS)
 
 
 def read_request(message: Any, kind: FormKind, reader: DataReader, limits: WireLimits) -> InferRequest:
@@ -242,17 +259,18 @@ def read_request(message: Any, kind: FormKind, reader: DataReader, limits: WireL
         raise bad_input("inputs is a map, expected a list of tensors")
     tensors = read_tensors(items, "input", reader, limits)
     parameters = read_parameters(fields.get("parameters"), limits)
-    names, choices = read_outputs(fields.get("outputs"), limits)
+    wanted = read_outputs(fields.get("outputs"), limits)
     is_binary = reader.is_binary if parameters.binary_data_output is None else parameters.binary_data_output
     return InferRequest(
         tensors.arrays,
         check_id(fields.get("id"), limits),
-        names,
+        wanted.names,
         parameters.timeout_ns,
         parameters.priority,
         parameters.rest,
-        Form(kind, is_binary, choices, is_map),
+        Form(kind, is_binary, wanted.is_binary, is_map),
         tensors.bf16_names,
+        class_counts=wanted.class_counts,
     )
 
 
@@ -269,6 +287,17 @@ def read_response(message: Any, reader: DataReader, limits: WireLimits) -> Infer
         check_id(fields.get("id"), limits),
         tensors.bf16_names,
     )
+
+
+def write_outputs_wanted(request: InferRequest) -> list[dict[str, Any]]:
+    """Return the `outputs` of a request that names some, as the message carries them."""
+    items = []
+    for name in request.output_names or ():
+        parameters: dict[str, Any] = {"binary_data": wants_binary(request.form, name)}
+        if name in request.class_counts:
+            parameters["classification"] = request.class_counts[name]
+        items.append({"name": name, "parameters": parameters})
+    return items
 
 
 def write_parameters(request: InferRequest) -> dict[str, Scalar]:

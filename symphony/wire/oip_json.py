@@ -7,18 +7,32 @@ the raw tensors in the order of the maps that carry `binary_data_size`, without 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
+from symphony.errors import SymphonyError
 from symphony.wire.elements import from_list, to_list
 from symphony.wire.faults import bad_input, shown
 from symphony.wire.limits import WireLimits
-from symphony.wire.messages import Array, Buffer, Encoded, Form, FormKind, InferRequest, InferResponse
+from symphony.wire.many import holds_many, read_requests, read_responses, write_failure
+from symphony.wire.messages import (
+    Array,
+    Buffer,
+    Encoded,
+    Failure,
+    Form,
+    FormKind,
+    InferRequest,
+    InferRequests,
+    InferResponse,
+)
 from symphony.wire.oip import (
     read_request,
     read_response,
     tensor_parameters,
     unique_keys,
     wants_binary,
+    write_outputs_wanted,
     write_parameters,
 )
 from symphony.wire.tensors import COPY_BYTES_MAX, Datatype, describe, from_raw, to_raw
@@ -93,15 +107,25 @@ def decode_json(body: Buffer) -> Any:
         raise bad_input("the body is not valid JSON: it nests too deeply") from None
 
 
-def decode_request(body: Buffer, header_length: int | None, limits: WireLimits) -> InferRequest:
-    """Return the request in a body; `header_length` is the JSON text's length, None for the whole body.
+def decode_call(body: Buffer, header_length: int | None, limits: WireLimits) -> InferRequest | InferRequests:
+    """Return the request in a body, or the many; `header_length` is the JSON text's length, None for the whole body.
 
     Tensors carried raw are read-only views of `body`. Raises `bad_input` saying what is wrong.
     """
     parts = _Body(body, header_length, limits)
-    request = read_request(parts.message, FormKind.JSON, parts, limits)
+
+    def read_one(item: Any) -> InferRequest:
+        return read_request(item, FormKind.JSON, parts, limits)
+
+    call: InferRequest | InferRequests
+    if holds_many(parts.message):
+        # With raw tensors, where one lies is known only once all before it are.
+        is_faulty_alone = header_length is None
+        call = InferRequests(read_requests(parts.message, read_one, limits, is_faulty_alone), FormKind.JSON)
+    else:
+        call = read_one(parts.message)
     parts.finish()
-    return request
+    return call
 
 
 def decode_response(body: Buffer, header_length: int | None, limits: WireLimits) -> InferResponse:
@@ -112,40 +136,76 @@ def decode_response(body: Buffer, header_length: int | None, limits: WireLimits)
     return response
 
 
+def decode_responses(body: Buffer, header_length: int | None, limits: WireLimits) -> Sequence[InferResponse | Failure]:
+    """Return the answers to many requests."""
+    parts = _Body(body, header_length, limits)
+    responses = read_responses(parts.message, lambda item: read_response(item, parts, limits), limits)
+    parts.finish()
+    return responses
+
+
 def encode_request(request: InferRequest) -> Encoded:
     """Return the request as JSON: tensors raw and outputs asked for raw if its form is binary, else listed."""
+    raws: list[bytes | memoryview] = []
+    return _join(_request_map(request, raws), raws)
+
+
+def encode_requests(requests: Sequence[InferRequest]) -> Encoded:
+    """Return many requests in one body."""
+    raws: list[bytes | memoryview] = []
+    return _join({"requests": [_request_map(request, raws) for request in requests]}, raws)
+
+
+def _request_map(request: InferRequest, raws: list[bytes | memoryview]) -> dict[str, Any]:
     form = request.form
     parameters = write_parameters(request)
     message: dict[str, Any] = {}
     if request.id is not None:
         message["id"] = request.id
-    raws: list[bytes | memoryview] = []
     message["inputs"] = [
         _write(name, array, describe(name, array, request.bf16_names), form.is_binary, raws, "input")
         for name, array in request.inputs.items()
     ]
     if request.output_names is not None:
-        message["outputs"] = [
-            {"name": name, "parameters": {"binary_data": wants_binary(form, name)}} for name in request.output_names
-        ]
+        message["outputs"] = write_outputs_wanted(request)
     elif form.is_binary:
         parameters["binary_data_output"] = True
     if parameters:
         message["parameters"] = parameters
-    return _join(message, raws)
+    return message
 
 
 def encode_response(response: InferResponse, form: Form) -> Encoded:
     """Return the response as JSON, each output raw or listed as `form` has it."""
+    raws: list[bytes | memoryview] = []
+    return _join(_response_map(response, form, raws), raws)
+
+
+def encode_responses(answers: Sequence[InferResponse | Failure], forms: Sequence[Form]) -> Encoded:
+    """Return the answers to many requests in one body; one whose outputs JSON cannot carry becomes a failure."""
+    raws: list[bytes | memoryview] = []
+    items = []
+    for answer, form in zip(answers, forms, strict=True):
+        mark = len(raws)
+        try:
+            items.append(write_failure(answer) if isinstance(answer, Failure) else _response_map(answer, form, raws))
+        except SymphonyError as error:
+            assert isinstance(answer, InferResponse)
+            del raws[mark:]
+            error.model = answer.model_name
+            items.append(write_failure(Failure(error, answer.id)))
+    return _join({"responses": items}, raws)
+
+
+def _response_map(response: InferResponse, form: Form, raws: list[bytes | memoryview]) -> dict[str, Any]:
     message: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
     if response.id is not None:
         message["id"] = response.id
-    raws: list[bytes | memoryview] = []
     message["outputs"] = [
         _write(name, array, describe(name, array, response.bf16_names), wants_binary(form, name), raws, "output")
         for name, array in response.outputs.items()
     ]
-    return _join(message, raws)
+    return message
 
 
 def _write(

@@ -12,10 +12,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from symphony.client import AsyncClient, Client
+from symphony.client import Ask, AsyncClient, Client
 from symphony.client.http import TransportError
 from symphony.errors import Reason, SymphonyError
-from symphony.wire import FRAMED, InferResponse, encode_response
+from symphony.wire import FRAMED, Failure, InferResponse, encode_response, encode_responses
 from tests.client.script import answer
 
 pytestmark = pytest.mark.sockets
@@ -223,3 +223,34 @@ async def test_closing_ends_the_calls_in_flight(serve) -> None:
     await client.close()
     for found in await asyncio.gather(*calls, return_exceptions=True):
         assert isinstance(found, TransportError)
+
+
+def many_answer(count: int) -> bytes:
+    answers: list = [InferResponse("m", "1", {"y": np.array([place], "<f4")}, str(place)) for place in range(count - 1)]
+    answers.append(Failure(SymphonyError(Reason.WOULD_MISS, "too late", model="m"), "last"))
+    encoded = encode_responses(answers, [FRAMED] * count, FRAMED.kind)
+    return answer(200, encoded.body(), kind=encoded.content_type)
+
+
+def test_many_requests_are_one_call_with_an_answer_each(both, serve) -> None:
+    script = serve(many_answer(3))
+    asks = [Ask({"x": np.full(2, place, "<f4")}, timeout_ms=place + 1, request_id=str(place)) for place in range(3)]
+    first, second, third = both.run(script.url, lambda call: call("infer_many", "m", asks, version="1"))
+    assert (first["y"].tolist(), second["y"].tolist(), second.id) == ([0], [1], "1")
+    assert isinstance(third, SymphonyError) and third.reason is Reason.WOULD_MISS
+    (head,) = script.heads
+    assert head.startswith(b"POST /v2/models/m/versions/1/infer ")
+
+
+def test_other_than_one_answer_for_each_request_is_no_answer(both, serve) -> None:
+    script = serve(many_answer(3))
+    with pytest.raises(TransportError, match="3 answers came to 2 requests"):
+        both.run(script.url, lambda call: call("infer_many", "m", [Ask({"x": [1.0]})] * 2))
+
+
+@pytest.mark.parametrize("count", [0, 257])
+def test_none_or_too_many_requests_are_refused_before_they_are_sent(both, serve, count: int) -> None:
+    script = serve(many_answer(3))
+    with pytest.raises(ValueError, match="1 to 256"):
+        both.run(script.url, lambda call: call("infer_many", "m", [Ask({"x": [1.0]})] * count))
+    assert script.heads == []

@@ -130,6 +130,7 @@ class FakeService:
         if request not in self.inside:
             return
         self.inside.remove(request)
+        request.started_ns = request.finished_ns = request.arrived_ns
         if self.answer_error is not None:
             request.error = self.answer_error
         else:

@@ -11,6 +11,8 @@ import pytest
 from symphony.config import TensorSpec
 from symphony.errors import Reason, SymphonyError
 from symphony.ingress import InferExchange, IngressLimits
+from symphony.metrics import triton_statistics
+from symphony.wire import FRAMED, InferRequest, encode_request
 
 MS = 1_000_000
 
@@ -496,3 +498,44 @@ def test_call_let_in_already_is_not_asked_again(caller):
     caller.service.find("scale", None).refusal_error = SymphonyError(Reason.WOULD_MISS, "too much")
     caller.exchanges.start("scale", None, {}, body(), caller.replies.append, is_let_in=True)
     assert caller.reply.status == 200
+
+
+def triton_counts(model) -> tuple[int, int]:
+    """Return (success, fail) of Triton's statistics: calls, not rows."""
+    sums = triton_statistics(model.config.name, model.config.version, model.stats)["inference_stats"]
+    return sums["success"]["count"], sums["fail"]["count"]
+
+
+@pytest.mark.parametrize("row_count", [1, 3])
+async def test_call_counts_once_in_tritons_statistics_however_many_rows_it_has(service, row_count) -> None:
+    """Answered, failed, refused, cut off, or not to be encoded: each call is one success or one fail."""
+    exchanges = InferExchange(service, IngressLimits())
+    model = service.find("scale", None)
+    rows = np.zeros((row_count, 4), "<f4")
+    encoded = encode_request(InferRequest({"x": rows}, form=FRAMED))
+    replies: list = []
+
+    def start():
+        return exchanges.start("scale", None, {"content-type": encoded.content_type}, encoded.body(), replies.append)
+
+    service.mode = "now"
+    start()
+    assert triton_counts(model) == (1, 0)
+    service.mode = "never"
+    exchange = start()
+    assert triton_counts(model) == (1, 0)
+    exchange.cancel()
+    # The fake service leaves counting what ends behind `submit` to this test, as a node counts it.
+    for _ in range(row_count):
+        model.stats.in_flight += 1
+        model.stats.request_cancelled()
+    assert triton_counts(model) == (1, 1)
+    service.submit_error = SymphonyError(Reason.QUEUE_FULL, "the queue is full")
+    start()
+    assert triton_counts(model) == (1, 2)
+    service.submit_error = None
+    service.mode = "now"
+    # Declared BF16, answered FP32: no form can say that.
+    model.config = dataclasses.replace(model.config, outputs=(TensorSpec("y", "BF16", (2,)),))
+    start()
+    assert replies[-1].status == 400 and triton_counts(model) == (1, 3)

@@ -16,6 +16,8 @@ def stats_after_a_bit_of_everything() -> ModelStats:
     stats.request_answered(30 * MS, 19 * MS, is_late=False)
     stats.request_answered(31 * MS, 20 * MS, is_late=False)
     stats.request_answered(60 * MS, 49 * MS, is_late=True)
+    for latency_ms, queueing_ms in ((30, 19), (31, 20), (60, 49)):
+        stats.call_answered(latency_ms * MS, queueing_ms * MS, 0, 11 * MS, 0)
     stats.request_dropped(Reason.WOULD_MISS, 5 * MS)
     stats.request_dropped(Reason.EXPIRED, 50 * MS)
     stats.batch_failed()
@@ -79,12 +81,42 @@ def test_triton_statistics_are_sums_over_requests_and_batches():
     assert sums["success"] == {"count": 3, "ns": 121 * MS}
     assert sums["queue"] == {"count": 3, "ns": 88 * MS}
     assert sums["compute_infer"] == {"count": 3, "ns": 33 * MS}
+    assert sums["compute_input"] == sums["compute_output"] == {"count": 3, "ns": 0}
     assert sums["fail"] == {"count": 7, "ns": 95 * MS}
     assert set(sums) == {
         "success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"
     }  # fmt: skip
     assert [(batch["batch_size"], batch["compute_infer"]) for batch in entry["batch_stats"]] == [
         (3, {"count": 1, "ns": 11 * MS})
+    ]
+
+
+def test_rows_of_one_call_are_one_request_of_triton_and_as_many_inferences():
+    stats = ModelStats(8)
+    for _ in range(4):
+        stats.request_accepted()
+    stats.batch_finished(4, 20 * MS, 10 * MS, 12 * MS, 0, input_ns=MS, output_ns=2 * MS, infer_ns=9 * MS)
+    for _ in range(4):
+        stats.request_answered(30 * MS, 18 * MS, is_late=False)
+    stats.call_answered(30 * MS, 18 * MS, MS, 9 * MS, 2 * MS)
+    stats.request_rejected(Reason.QUEUE_FULL, 5)
+    stats.rows_joined(4)
+    entry = triton_statistics("digits", "1", stats)
+    assert (entry["inference_count"], entry["execution_count"]) == (4, 1)
+    sums = entry["inference_stats"]
+    assert sums["success"] == {"count": 1, "ns": 30 * MS}
+    assert sums["queue"] == {"count": 1, "ns": 18 * MS}
+    assert sums["compute_input"] == {"count": 1, "ns": MS}
+    assert sums["compute_infer"] == {"count": 1, "ns": 9 * MS}
+    assert sums["compute_output"] == {"count": 1, "ns": 2 * MS}
+    assert sums["fail"] == {"count": 1, "ns": 0}
+    assert entry["batch_stats"] == [
+        {
+            "batch_size": 4,
+            "compute_input": {"count": 1, "ns": MS},
+            "compute_infer": {"count": 1, "ns": 9 * MS},
+            "compute_output": {"count": 1, "ns": 2 * MS},
+        }
     ]
 
 

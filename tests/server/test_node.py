@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from symphony.client import Ask, AsyncClient
+from symphony.errors import Reason, SymphonyError
 from symphony.execution.devices import DeviceLostError
 from tests.server.conftest import write_echo
 
@@ -490,3 +492,27 @@ async def test_python_model_on_cpu_is_served_profiled_and_profile_reused(
         assert len(files) == 1
         written = files[0].stat().st_mtime_ns
     assert files[0].stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("form", ["framed", "msgpack", "json"])
+async def test_many_requests_of_a_body_are_batched_and_have_their_own_fate(
+    form: str, tmp_path: Path, run_node: Callable[..., Any]
+) -> None:
+    """Sixteen in one body, every fourth with 1 ms to live: those are refused, the others share batches."""
+    write_echo(tmp_path / "models")
+    async with run_node() as node:
+        asks = [
+            Ask({"x": np.full(8, number, np.float32)}, timeout_ms=1 if number % 4 == 3 else None)
+            for number in range(16)
+        ]
+        async with AsyncClient(node.url, form=form) as client:
+            answers = await client.infer_many("echo", asks)
+        for number, answer in enumerate(answers):
+            if number % 4 == 3:
+                assert isinstance(answer, SymphonyError) and answer.reason is Reason.WOULD_MISS
+            else:
+                assert answer["y"].tolist() == [number, number]
+        await node.assert_at_rest()
+        metrics = await node.metrics()
+        assert metrics["symphony_batch_size_sum{model=echo,version=1}"] == 12
+        assert metrics["symphony_batch_size_count{model=echo,version=1}"] <= 3

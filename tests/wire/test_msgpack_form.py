@@ -172,3 +172,16 @@ def count_values(value: object) -> int:
     if isinstance(value, dict):
         return 1 + sum(1 + count_values(each) for each in value.values())
     return 1
+
+
+def test_map_of_tensors_alone_is_a_request_and_its_reply_is_one_too() -> None:
+    tensor = {"dtype": "<f4", "shape": [2], "data": np.array([1.5, -2], "<f4").tobytes()}
+    request = decode_request(msgpack.packb({"x": tensor, "y": tensor}), "application/msgpack")
+    assert [(name, array.tolist()) for name, array in request.inputs.items()] == [("x", [1.5, -2]), ("y", [1.5, -2])]
+    encoded = encode_response(InferResponse("m", "1", {"z": np.array([3], "|u1")}, "lost"), request.form)
+    assert msgpack.unpackb(encoded.body()) == {"z": {"dtype": "|u1", "shape": [1], "data": b"\x03"}}
+
+
+@pytest.mark.parametrize("message", [{}, {"x": 1}, {"x": {"shape": [1]}}, {"x": {"data": b""}, "id": "a"}, []])
+def test_other_maps_are_no_request(message, refused) -> None:
+    assert "inputs" in refused(decode_request, msgpack.packb(message), "application/msgpack")

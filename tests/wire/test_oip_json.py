@@ -196,7 +196,8 @@ def test_priority_must_be_0_to_8(priority: object, to_json, refused) -> None:
         ({}, {"outputs": [{}]}, "output"),
         ({}, {"outputs": [{"name": "y"}, {"name": "y"}]}, "twice"),
         ({}, {"outputs": [{"name": "y", "parameters": {"binary_data": 1}}]}, "binary_data"),
-        ({}, {"outputs": [{"name": "y", "parameters": {"classification": 3}}]}, "classification"),
+        ({}, {"outputs": [{"name": "y", "parameters": {"classification": -1}}]}, "classification"),
+        ({}, {"outputs": [{"name": "y", "parameters": {"classification": True}}]}, "classification"),
         ({}, {"outputs": [{"name": "y", "parameters": {"shared_memory_region": "r"}}]}, "shared memory"),
     ],
 )  # fmt: skip

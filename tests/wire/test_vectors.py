@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,19 @@ import pytest
 from symphony import wire
 from symphony.wire import (
     Encoded,
+    Failure,
     InferRequest,
+    InferRequests,
     InferResponse,
     WireLimits,
+    decode_call,
     decode_request,
     decode_response,
+    decode_responses,
     encode_request,
+    encode_requests,
     encode_response,
+    encode_responses,
 )
 from symphony.wire.elements import from_list, to_list
 from symphony.wire.tensors import BY_NAME, DATATYPES
@@ -35,7 +42,7 @@ class Vector:
     title: str
     kind: str
     form: str
-    means: dict
+    means: Any
     headers: dict[str, str]
     body: bytes
 
@@ -79,7 +86,11 @@ def test_page_has_vectors_of_every_form() -> None:
     assert len(VECTORS) == PAGE.count("```vector")
 
 
-@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.title)
+ONE = [vector for vector in VECTORS if vector.kind.split()[0] in ("request", "response")]
+MANY = [vector for vector in VECTORS if vector not in ONE]
+
+
+@pytest.mark.parametrize("vector", ONE, ids=lambda vector: vector.title)
 def test_vector_decodes_to_its_meaning(vector: Vector) -> None:
     means = vector.means
     if vector.kind.startswith("request"):
@@ -102,7 +113,7 @@ def test_vector_decodes_to_its_meaning(vector: Vector) -> None:
 
 
 @pytest.mark.parametrize(
-    "vector", [vector for vector in VECTORS if "decode only" not in vector.kind], ids=lambda vector: vector.title
+    "vector", [vector for vector in ONE if "decode only" not in vector.kind], ids=lambda vector: vector.title
 )
 def test_vector_is_what_we_encode(vector: Vector) -> None:
     means, form = vector.means, getattr(wire, vector.form)
@@ -126,6 +137,38 @@ def test_vector_is_what_we_encode(vector: Vector) -> None:
         encoded = encode_response(
             InferResponse(means["model"], means["version"], outputs, means.get("id"), bf16_names), form
         )
+    assert encoded.body().hex() == vector.body.hex()
+    assert {"Content-Type": encoded.content_type, **encoded.headers} == vector.headers
+
+
+def test_every_form_has_vectors_of_many() -> None:
+    assert {(vector.form, vector.kind) for vector in MANY} == {
+        (form, kind) for form in ("FRAMED", "MSGPACK", "JSON") for kind in ("requests", "responses")
+    }
+
+
+@pytest.mark.parametrize("vector", MANY, ids=lambda vector: vector.title)
+def test_vector_of_many_decodes_to_its_meaning_and_is_what_we_encode(vector: Vector) -> None:
+    form = getattr(wire, vector.form)
+    if vector.kind == "requests":
+        call = decode_call(*vector.arguments)
+        assert isinstance(call, InferRequests)
+        for request, means in zip(call.requests, vector.means, strict=True):
+            assert isinstance(request, InferRequest)
+            assert meaning(request.inputs, request.bf16_names) == means["inputs"]
+            assert request.id == means["id"]
+            assert request.timeout_ns == (means["timeout_us"] * 1000 if "timeout_us" in means else None)
+        encoded = encode_requests(call.requests)
+    else:
+        answers = decode_responses(*vector.arguments)
+        for answer, means in zip(answers, vector.means, strict=True):
+            assert answer.id == means["id"]
+            if isinstance(answer, Failure):
+                assert (answer.error.reason.token, answer.error.message) == (means["reason"], means["error"])
+            else:
+                assert meaning(answer.outputs, answer.bf16_names) == means["outputs"]
+                assert (answer.model_name, answer.model_version) == (means["model"], means["version"])
+        encoded = encode_responses(answers, [form] * len(answers), form.kind)
     assert encoded.body().hex() == vector.body.hex()
     assert {"Content-Type": encoded.content_type, **encoded.headers} == vector.headers
 
