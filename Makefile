@@ -15,6 +15,8 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 SOURCES := $(shell find symphony csrc -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 WEIGHTS := $(addprefix examples/models/,digits/model.safetensors digits_export/model.pt2 digits_png/model.pt2)
+# Mostly waits for leases and links to end: run beside the others, with its output after theirs.
+APART := tests/cluster tests/coordination tests/links tests/net
 TREE = $$(git ls-files --cached --others --exclude-standard) $(WEIGHTS)
 
 .PHONY: help serve demo test test-fast lint format debug sanitize bench-smoke paper perf-analyzer kserve wheel clean
@@ -29,7 +31,9 @@ demo: .stamp/built $(WEIGHTS)  ## start a node, send it real sentences and image
 	$(BIN)/python examples/demo.py
 
 test: .stamp/built .stamp/etcd .stamp/prometheus .stamp/chromium $(WEIGHTS)  ## run every test
-	$(BIN)/python -m pytest
+	mkdir -p build && $(BIN)/python -m pytest $(APART) > build/apart.log 2>&1 & apart=$$!; \
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(APART)) && rest=0 || rest=$$?; \
+	wait $$apart && apart=0 || apart=$$?; cat build/apart.log; exit $$((rest | apart))
 
 test-fast: .stamp/built $(WEIGHTS)  ## run the tests that need no sockets and no patience (under a minute)
 	SYMPHONY_EXAMPLES=50 $(BIN)/python -m pytest -m "not sockets and not slow"
