@@ -15,8 +15,8 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 SOURCES := $(shell find symphony csrc -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 WEIGHTS := $(addprefix examples/models/,digits/model.safetensors digits_export/model.pt2 digits_png/model.pt2)
-# Mostly waits for leases and links to end: run beside the others, with its output after theirs.
-APART := tests/cluster tests/coordination tests/links tests/net
+# Mostly waits for leases and links to end, or watches its process's memory: run beside the others, its output after theirs.
+APART := tests/server/test_random_faults.py tests/cluster tests/coordination tests/links tests/net
 TREE = $$(git ls-files --cached --others --exclude-standard) $(WEIGHTS)
 
 .PHONY: help serve demo test test-fast lint format debug sanitize bench-smoke paper perf-analyzer kserve wheel clean

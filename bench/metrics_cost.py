@@ -86,6 +86,9 @@ class Transport:
         self._request = request
         self._protocol: Any = None
 
+    def get_extra_info(self, _name: str, default: Any = None) -> Any:
+        return default
+
     def attach(self, protocol: Any) -> None:
         self._protocol = protocol
         protocol.connection_made(self)

@@ -60,6 +60,8 @@ REASON_NUMBERS: Final = {
     Reason.DRAINING: 10,
     Reason.NO_GPU: 11,
     Reason.EXPIRED: 12,
+    Reason.UNAUTHORIZED: 13,
+    Reason.FORBIDDEN: 14,
 }
 """The number of each reason on the wire: fixed for ever, not to be derived from the order of an enum."""
 REASONS_BY_NUMBER: Final = {number: reason for reason, number in REASON_NUMBERS.items()}

@@ -563,6 +563,9 @@ class Node:
         tables = {key: entry.table_ns(key) for key in entry.profiles}
         jitter_ns = max(profile.jitter_ns() for profile in entry.profiles.values())
         entry.margin.margin_ns = min(entry.margin.ceiling_ns, entry.margin.floor_ns + jitter_ns)
+        if entry.served.processor is not None and "postprocess" in entry.served.processor.steps:
+            # What that takes is learned from the first batches; until then as much is left as may be.
+            entry.margin.margin_ns = entry.margin.ceiling_ns
         entry.alone_ns = min(table[0] for table in tables.values())
         entry.control_ns = us_to_ns(self.config.control_us)
         counts = Counter(profile_key(worker.device) for worker in self._workers if worker.device.name in loaded)

@@ -200,7 +200,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
 
         rest = (empty, empty.astype(np.int32), empty.astype(float))
         return Simulation(
-            SimPolicy(), at, models, requests.deadlines_ns, requests.priorities, kinds, table, jitter, 0, *rest
+            SimPolicy(), at, models, requests.deadlines_ns, requests.priorities, kinds, table, jitter, empty, 0, *rest
         )
 
     for wrong in (
