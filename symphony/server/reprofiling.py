@@ -113,7 +113,7 @@ class Reprofiler:
         self.held.add(gpu)
         self._loop.gpu_drained(gpu)
         try:
-            while not self._loop.is_at_rest(gpu) or self._workers[gpu].in_flight_count:
+            while self._is_busy(gpu, entry.index):
                 await asyncio.sleep(REST_EVERY_S)
             return await self._run(self._workers[gpu], entry, budget_s)
         finally:
@@ -121,6 +121,12 @@ class Reprofiler:
                 other.served.pause = ""
             self.held.discard(gpu)
             self._restore(gpu)
+
+    def _is_busy(self, gpu: int, index: int) -> bool:
+        """Return whether batches are in flight, or the device has a new worker to which the model comes yet."""
+        worker = self._workers[gpu]
+        is_renewed = self._gpus[gpu].is_quarantined and index not in worker.models
+        return is_renewed or not self._loop.is_at_rest(gpu) or worker.in_flight_count > 0
 
     async def _run(self, worker: Worker, entry: ModelEntry, budget_s: float) -> LatencyProfile:
         """Measure on the idle device, in a thread of its own: loads of other models need not wait for it."""
