@@ -165,7 +165,8 @@ async def test_outputs_that_are_no_numbers_fail_their_request_alone(
 async def test_requests_of_a_lost_device_are_answered_by_another(tmp_path: Path, run_node: Callable[..., Any]) -> None:
     """None fails; the node is told once that it must end."""
     write_echo(tmp_path / "models", emulated_extra="lost_after = 40", slo_ms=200)
-    async with run_node("3xemulated") as node:
+    # Started at once, so that the deadline leaves time for another device: a deferred batch uses it up.
+    async with run_node("3xemulated", policy="eager") as node:
         for _ in range(60):
             assert (await node.infer(7))[0] == 200
             if node.faults:
