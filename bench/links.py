@@ -104,7 +104,7 @@ async def records(link: Link, batch: int, seconds: float, count_max: int) -> dic
     sent = 0
     while sent < count_max and time.perf_counter() - began_s < seconds:
         try:
-            for _ in range(64):
+            for _ in range(min(64, count_max - sent)):
                 link.post_records(Kind.SUBMIT, made)
                 sent += 1
         except LinkFull:

@@ -82,7 +82,7 @@ cdef class Residency:
     cdef double per_request(self, int32_t model) noexcept nogil
     cdef int64_t alone_of(self, int32_t model) noexcept nogil
     cdef cbool place(self, int32_t model, cbool is_crowded, cbool is_replica, int64_t now) noexcept nogil
-    cdef cbool gather_victims(self, int32_t gpu, int64_t need, int64_t now) noexcept nogil
+    cdef cbool gather_victims(self, int32_t gpu, int64_t need) noexcept nogil
     cdef cbool goes_before(self, int32_t one, int32_t other) noexcept nogil
     cdef cbool is_busy(self, int32_t model, int32_t gpu) noexcept nogil
     cdef cbool is_needed(self, int32_t model, int32_t gpu) noexcept nogil

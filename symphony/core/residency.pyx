@@ -387,7 +387,7 @@ cdef class Residency:
             is_full = work > CROWDED_GPUS
             if is_replica and is_full:
                 continue
-            if not self.gather_victims(gpu, memory - (self.stores[gpu].budget_bytes - self.stores[gpu].used_bytes), now):
+            if not self.gather_victims(gpu, memory - (self.stores[gpu].budget_bytes - self.stores[gpu].used_bytes)):
                 for k in range(self.held[gpu].size()):
                     v = self.held[gpu][k]
                     if not self.is_busy(v, gpu) and (hurried < 0 or self.goes_before(v, hurried)):
@@ -412,7 +412,7 @@ cdef class Residency:
             self.hurry(hurried)
         return False
 
-    cdef cbool gather_victims(self, int32_t gpu, int64_t need, int64_t now) noexcept nogil:
+    cdef cbool gather_victims(self, int32_t gpu, int64_t need) noexcept nogil:
         """Set `spare` to the models whose leaving frees so many bytes of a GPU; False if too few can leave."""
         cdef int32_t kind = self.engine.gpus[gpu].kind
         cdef int32_t model, next_one
@@ -458,8 +458,7 @@ cdef class Residency:
 
     cdef cbool is_needed(self, int32_t model, int32_t gpu) noexcept nogil:
         """Return whether the model has requests that no other usable GPU could run."""
-        cdef uint8_t kinds = self.engine.models[model].kind_mask
-        cdef int32_t kind, other
+        cdef int32_t other
         cdef size_t i
         if self.engine.models[model].live_count == 0:
             return False
